@@ -2,6 +2,7 @@
 # stasis_layer(name [LIBS ...]): the folder src/<name> as an object library `layer_<name>` that sees every layer declared
 # before it, and its *_test.cc files as one test program `unit_<name>` (see tests.cmake).
 set(STASIS_LAYERS "")
+set(STASIS_LAYER_LIBS "")
 
 add_library(stasis_options INTERFACE)
 target_include_directories(stasis_options INTERFACE ${CMAKE_SOURCE_DIR}/include ${CMAKE_SOURCE_DIR}/src)
@@ -19,10 +20,9 @@ function(stasis_layer name)
     set(sources ${CMAKE_SOURCE_DIR}/cmake/empty.cc)
   endif()
   add_library(layer_${name} OBJECT ${sources})
-  target_link_libraries(layer_${name} PUBLIC stasis_options ${ARG_LIBS})
-  foreach(lower ${STASIS_LAYERS})
-    target_link_libraries(layer_${name} PUBLIC $<TARGET_PROPERTY:layer_${lower},INTERFACE_LINK_LIBRARIES>)
-  endforeach()
+  list(APPEND STASIS_LAYER_LIBS ${ARG_LIBS})
+  target_link_libraries(layer_${name} PUBLIC stasis_options ${STASIS_LAYER_LIBS})
   set_property(GLOBAL PROPERTY STASIS_TESTS_${name} "${tests}")
   set(STASIS_LAYERS ${STASIS_LAYERS} ${name} PARENT_SCOPE)
+  set(STASIS_LAYER_LIBS ${STASIS_LAYER_LIBS} PARENT_SCOPE)
 endfunction()
