@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+# The user's face. Each target does its own set-up: on a fresh Debian 12 machine `make test` and `make demo` install the
+# missing packages, configure, build and run.
+JOBS ?= $(shell nproc)
+PREFIX ?= /usr/local
+CMAKE_FLAGS ?=
+PYTHON ?= /usr/bin/python3
+
+.PHONY: all build demo test test-all check bench install asan tsan fuzz clean help
+all: build
+
+help:
+	@echo 'make            build build/stasis'
+	@echo 'make demo       checkpoint, kill and restart a running python3 program'
+	@echo 'make test       build and run the tests (under 10 minutes)'
+	@echo 'make test-all   the long tests as well'
+	@echo 'make check      format, lint, layers, self-contained headers, licence lines (ALL=1: lint every file anew)'
+	@echo 'make bench      measure'
+	@echo 'make asan tsan  unit tests under the sanitizers'
+	@echo 'make install    into PREFIX (/usr/local), DESTDIR is honoured'
+
+# setup(groups), configure(preset, flags)
+setup = tools/setup $(1)
+ccache = $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+configure = cmake --preset $(1) $(ccache) $(2) $(CMAKE_FLAGS) >build-$(1).configure.log || { cat build-$(1).configure.log; exit 1; }; rm -f build-$(1).configure.log
+
+build:
+	@$(call setup,build)
+	@$(call configure,release)
+	cmake --build build --parallel $(JOBS)
+
+demo: build
+	@$(call setup,demo)
+	tools/demo build/stasis
+
+test: build
+	@$(call setup,test)
+	ctest --test-dir build -LE long --output-on-failure --parallel $(JOBS) --timeout 300
+
+test-all: build
+	@$(call setup,test)
+	ctest --test-dir build --output-on-failure --parallel $(JOBS) --timeout 3600
+
+check:
+	@$(call setup,build check)
+	@$(call configure,release)
+	tools/check $(if $(ALL),--all)
+
+bench:
+	@$(call setup,build bench)
+	@cmake --preset release -B build-bench $(ccache) -DSTASIS_BUILD_BENCH=ON -DSTASIS_BUILD_TESTS=OFF -DSTASIS_BUILD_FUZZ=OFF $(CMAKE_FLAGS) >/dev/null
+	cmake --build build-bench --parallel $(JOBS)
+	bench/run build-bench
+
+install: build
+	DESTDIR=$(DESTDIR) cmake --install build --prefix $(PREFIX)
+
+asan tsan:
+	@$(call setup,build test)
+	@$(call configure,$@)
+	cmake --build build-$@ --parallel $(JOBS)
+	ctest --test-dir build-$@ -L 'unit|image|fuzz' --output-on-failure --parallel $(JOBS) --timeout 600
+
+clean:
+	rm -rf build build-*
