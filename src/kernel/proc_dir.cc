@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernel/proc_dir.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <memory>
+
+#include "base/file.h"
+#include "kernel/proc_children.h"
+#include "kernel/proc_text.h"
+
+namespace stasis::kernel {
+namespace {
+
+std::string task_file(HostPid tid, std::string_view name) { return fmt::format("task/{}/{}", tid.value(), name); }
+
+}  // namespace
+
+std::string_view namespace_name(Namespace kind) {
+  constexpr std::array<std::string_view, 10> kNames = {
+      "cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"};
+  return kNames[static_cast<std::size_t>(kind)];
+}
+
+Result<ProcDir> ProcDir::open(HostPid pid) {
+  auto dir = open_at(AT_FDCWD, fmt::format("/proc/{}", pid.value()), O_RDONLY | O_DIRECTORY);
+  const Error none(Errc::kNoSuchProcess, fmt::format("there is no process {}", pid.value()));
+  if (!dir) return dir.error().sys_errno() == ENOENT ? none : Error(std::move(dir).error());
+  ProcDir proc(pid, *std::move(dir));
+  const auto status = proc.status();
+  if (!status) return status.error().code() == Errc::kVanished ? none : Error(status.error());
+  if (status->tgid != pid.value()) {
+    return Error(Errc::kNoSuchProcess, fmt::format("{} is a thread of process {}", pid.value(), status->tgid))
+        .with_help("name the process instead");
+  }
+  proc.start_time_ = STASIS_TRY(proc.stat()).starttime;
+  return proc;
+}
+
+Error ProcDir::explain(Error error, const std::string& name) const {
+  const int code = error.sys_errno();
+  error = std::move(error).note(fmt::format("process {}", pid_.value()));
+  if (code == ENOENT || code == ESRCH) {
+    // A file that this kernel has not is another matter than a process that ended.
+    if (::faccessat(dir_.get(), "stat", F_OK, 0) != 0 || name.starts_with("task/") || name.starts_with("fd")) {
+      return std::move(error).with_code(Errc::kVanished);
+    }
+    return error;
+  }
+  if (code == EACCES || code == EPERM) {
+    return std::move(error)
+        .with_code(Errc::kNotOwner)
+        .with_help(
+            "it belongs to another user, runs with more privileges, or has made itself undumpable; root can do it");
+  }
+  return error;
+}
+
+Result<std::string> ProcDir::read(const std::string& name) const {
+  auto text = read_file(dir_.get(), name);
+  if (!text) return explain(std::move(text).error(), name);
+  return text;
+}
+
+Result<UniqueFd> ProcDir::open_file(const std::string& name, int flags) const {
+  auto fd = open_at(dir_.get(), name, flags);
+  if (!fd) return explain(std::move(fd).error(), name);
+  return fd;
+}
+
+Result<std::string> ProcDir::link(const std::string& name) const {
+  auto target = read_link(dir_.get(), name);
+  if (!target) return explain(std::move(target).error(), name);
+  return target;
+}
+
+Result<void> ProcDir::check_alive() const {
+  STASIS_TRY(read("stat"));
+  return {};
+}
+
+Result<ProcStat> ProcDir::stat() const { return parse_stat(STASIS_TRY(read("stat"))); }
+Result<ProcStatus> ProcDir::status() const { return parse_status(STASIS_TRY(read("status"))); }
+Result<std::vector<Vma>> ProcDir::maps() const { return parse_maps(STASIS_TRY(read("maps"))); }
+Result<std::vector<Vma>> ProcDir::smaps() const { return parse_smaps(STASIS_TRY(read("smaps"))); }
+Result<Limits> ProcDir::limits() const { return parse_limits(STASIS_TRY(read("limits"))); }
+Result<std::vector<PosixTimer>> ProcDir::timers() const { return parse_timers(STASIS_TRY(read("timers"))); }
+Result<std::vector<AuxvEntry>> ProcDir::auxv() const { return parse_auxv(STASIS_TRY(read("auxv"))); }
+Result<std::vector<Mount>> ProcDir::mounts() const { return parse_mountinfo(STASIS_TRY(read("mountinfo"))); }
+Result<std::vector<CgroupMembership>> ProcDir::cgroups() const { return parse_cgroup(STASIS_TRY(read("cgroup"))); }
+Result<std::string> ProcDir::cmdline() const { return read("cmdline"); }
+Result<std::string> ProcDir::environ() const { return read("environ"); }
+
+Result<std::vector<std::int32_t>> ProcDir::numbers_in(const std::string& name) const {
+  UniqueFd fd = STASIS_TRY(open_file(name, O_RDONLY | O_DIRECTORY));
+  const std::unique_ptr<DIR, int (*)(DIR*)> dir(::fdopendir(fd.get()), &::closedir);
+  if (!dir) return Error::from_errno(errno, "read directory " + name);
+  (void)fd.release();
+  std::vector<std::int32_t> numbers;
+  for (;;) {
+    errno = 0;
+    const dirent* entry = ::readdir(dir.get());
+    if (!entry) break;
+    std::int32_t number = 0;
+    if (text::number(std::string_view(entry->d_name), number) && number >= 0) numbers.push_back(number);
+  }
+  if (errno != 0) return explain(Error::from_errno(errno, "read directory " + name), name);
+  std::ranges::sort(numbers);
+  return numbers;
+}
+
+Result<std::vector<HostPid>> ProcDir::threads() const {
+  std::vector<HostPid> tids;
+  for (const std::int32_t tid : STASIS_TRY(numbers_in("task"))) tids.emplace_back(tid);
+  if (tids.empty()) return Error(Errc::kVanished, fmt::format("process {} has no threads left", pid_.value()));
+  return tids;
+}
+
+Result<ProcStat> ProcDir::thread_stat(HostPid tid) const {
+  return parse_stat(STASIS_TRY(read(task_file(tid, "stat"))));
+}
+
+Result<ProcStatus> ProcDir::thread_status(HostPid tid) const {
+  return parse_status(STASIS_TRY(read(task_file(tid, "status"))));
+}
+
+Result<SchedInfo> ProcDir::thread_sched(HostPid tid) const {
+  return parse_sched(STASIS_TRY(read(task_file(tid, "sched"))));
+}
+
+Result<std::string> ProcDir::thread_comm(HostPid tid) const {
+  std::string name = STASIS_TRY(read(task_file(tid, "comm")));
+  if (name.ends_with('\n')) name.pop_back();
+  return name;
+}
+
+Result<std::vector<HostPid>> ProcDir::children() const {
+  std::vector<HostPid> all;
+  for (const HostPid tid : STASIS_TRY(threads())) {
+    auto text = read(task_file(tid, "children"));
+    if (!text) {
+      // The thread ended since it was listed: its children are another thread's now. Without the process: say so.
+      if (text.error().code() == Errc::kVanished && check_alive()) continue;
+      return std::move(text).error();
+    }
+    for (const HostPid child : STASIS_TRY(parse_children(*text))) all.push_back(child);
+  }
+  std::ranges::sort(all);
+  all.erase(std::ranges::unique(all).begin(), all.end());
+  return all;
+}
+
+Result<std::vector<int>> ProcDir::fds() const { return numbers_in("fd"); }
+
+Result<FdInfo> ProcDir::fdinfo(int fd) const { return parse_fdinfo(STASIS_TRY(read(fmt::format("fdinfo/{}", fd)))); }
+
+Result<std::string> ProcDir::fd_link(int fd) const { return link(fmt::format("fd/{}", fd)); }
+
+Result<struct ::stat> ProcDir::fd_stat(int fd) const { return link_stat(fmt::format("fd/{}", fd)); }
+
+Result<std::string> ProcDir::exe_link() const { return link("exe"); }
+Result<std::string> ProcDir::cwd_link() const { return link("cwd"); }
+Result<std::string> ProcDir::root_link() const { return link("root"); }
+
+Result<struct ::stat> ProcDir::link_stat(const std::string& name) const {
+  struct ::stat result{};
+  if (::fstatat(dir_.get(), name.c_str(), &result, 0) != 0) {
+    return explain(Error::from_errno(errno, "stat " + name), name);
+  }
+  return result;
+}
+
+Result<std::uint64_t> ProcDir::ns(Namespace kind) const {
+  return STASIS_TRY(link_stat(fmt::format("ns/{}", namespace_name(kind)))).st_ino;
+}
+
+}  // namespace stasis::kernel
