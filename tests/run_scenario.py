@@ -1,0 +1,129 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""usage: run_scenario.py [--stasis build/stasis] [--keep DIR] PROGRAM MODE [WORD...]
+
+Runs one scenario program (tests/scenario/scenario.h) in one mode. WORDs are those of its `// scenario:` line."""
+import argparse
+import os
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "harness"))
+from harness import Failure, Lab, Skip, json_of, main  # noqa: E402  (the path comes first)
+
+
+class Scenario:
+    """A running scenario program inside a Lab."""
+
+    def __init__(self, lab, program):
+        self.lab = lab
+        self.process = lab.start([lab.install(program)])
+        lab.wait_for(lambda: os.path.exists(lab.path("ready")), "ready", self.process)
+
+    def go_on(self):
+        self.lab.write("go", "")
+
+    def expect_pass(self, status=0):
+        result = self.lab.read("result")
+        if result != "PASS\n" or status != 0:
+            raise Failure(f"status {status}\n{result}{self.lab.read('err')}{self.lab.read('out')}")
+
+    def finish(self, process):
+        """Says go on; `process` is the program or the foreground restart that stands for it."""
+        self.go_on()
+        self.expect_pass(self.lab.wait_exit(process, "the program"))
+
+    def finish_detached(self, pid):
+        self.go_on()
+        self.lab.wait_gone(pid, "the program")
+        self.expect_pass()
+
+
+def plain(lab, scenario):
+    scenario.finish(scenario.process)
+
+
+def leave(lab, scenario):
+    """Checkpoint, leave running; the image is a good one."""
+    image = lab.checkpoint(scenario.process.pid)
+    lab.must("verify", image)
+    json_of(lab.must("inspect", image, "--json"))
+    scenario.finish(scenario.process)
+
+
+def attempt(lab, scenario):
+    """Checkpoint of something that may be refused (status 3): either way the program goes on."""
+    for _ in range(2):
+        image = lab.next_image()
+        result = lab.command("checkpoint", scenario.process.pid, "-o", image)
+        if result.returncode not in (0, 3):
+            raise Failure(f"checkpoint ended with {result.returncode}: {result.stderr}")
+        if result.returncode == 3 and (os.path.exists(image) or len(result.stderr.splitlines()) != 1):
+            raise Failure(f"a refusal is one line and no file: {result.stderr}")
+    scenario.finish(scenario.process)
+
+
+def restart(lab, scenario):
+    image = lab.checkpoint_and_kill(scenario.process)
+    scenario.finish(lab.restart_foreground(image))
+
+
+def detach(lab, scenario):
+    image = lab.checkpoint_and_kill(scenario.process)
+    scenario.finish_detached(lab.restart_detached(image))
+
+
+def twice(lab, scenario):
+    """Two generations: checkpoint a restarted program."""
+    pid = lab.restart_detached(lab.checkpoint_and_kill(scenario.process))
+    image = lab.checkpoint_and_kill(pid)
+    scenario.finish(lab.restart_foreground(image))
+
+
+def namespace(lab, scenario):
+    """As `twice`, in namespaces of its own although the old pids are free."""
+    pid = lab.restart_detached(lab.checkpoint_and_kill(scenario.process), "--pids", "namespace")
+    image = lab.checkpoint_and_kill(pid)
+    scenario.finish(lab.restart_foreground(image, "--pids", "namespace"))
+
+
+def freezes(lab, scenario):
+    """Ten checkpoints half a second apart; the program counts them in files."""
+    for number in range(10):
+        time.sleep(0.5)
+        if scenario.process.poll() is not None:
+            break
+        lab.checkpoint(scenario.process.pid)
+        lab.write(f"frozen.{number}", "")
+    scenario.finish(scenario.process)
+
+
+# mode: (function, as an ordinary user)
+MODES = {"plain": (plain, False), "leave": (leave, False), "attempt": (attempt, False), "restart": (restart, False),
+         "detach": (detach, False), "twice": (twice, False), "namespace": (namespace, False),
+         "freezes": (freezes, False), "user-plain": (plain, True), "user-leave": (leave, True),
+         "user": (restart, True), "user-twice": (twice, True)}
+
+
+def run():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stasis", default="build/stasis")
+    parser.add_argument("--keep", help="directory for the files of failed tests")
+    parser.add_argument("program")
+    parser.add_argument("mode", choices=MODES)
+    parser.add_argument("words", nargs="*")
+    options = parser.parse_args()
+    function, user = MODES[options.mode]
+    if "root" in options.words and os.geteuid() != 0:
+        raise Skip("needs root")
+    stasis = None if function is plain else options.stasis
+    name = f"{os.path.basename(options.program)}-{options.mode}"
+    with Lab(name, stasis, user=user, keep=options.keep, compare_ipc="ipc" in options.words) as lab:
+        function(lab, Scenario(lab, options.program))
+        print(f"PASS {name}")
+        print(lab.read("out"), end="")
+
+
+if __name__ == "__main__":
+    main(run)
