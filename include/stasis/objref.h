@@ -20,4 +20,8 @@ class ObjRef {
   std::int32_t value_ = 0;
 };
 
+// The kind of a shared object as stored in an image. Opaque here: the kinds and their numbers are a table of the
+// resource layer (or of the application that has objects of its own).
+enum class ObjType : std::uint32_t;
+
 }  // namespace stasis
