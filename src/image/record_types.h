@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// The numbers of all record types. A number is permanent: never reused, never given another meaning.
+//
+//   1-15    framing, owned by this layer (format.h)
+//   16-63   tasks, threads, signals, memory
+//   64-191  object kinds: open files of each kind, tables, namespaces
+//   192-    free; applications start at kFirstApplicationRecord (stasis/image_schema.h)
+//
+// A record that a reader may pass over without harm gets `| kIgnorableRecord`.
+#pragma once
+
+#include <cstdint>
+
+#include "stasis/image_schema.h"
+
+namespace stasis {
+
+enum class RecordType : std::uint32_t {
+  // framing
+  kEnvironment = 1,
+  kObject = 2,
+  kEndOfStructure = 3,
+  kChunk = 4,
+  kChunkEnd = 5,
+  kIndex = 6,
+  kTrailer = 7,
+  kError = 8,
+  kPadding = 9 | kIgnorableRecord,
+  // tasks, threads, signals, memory: 16-63
+  // object kinds: 64-191
+};
+
+// "type 70" or "type 70 (ignorable)", for messages.
+std::string to_string(RecordType type);
+
+constexpr bool is_ignorable(RecordType type) { return (static_cast<std::uint32_t>(type) & kIgnorableRecord) != 0; }
+
+}  // namespace stasis

@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+// ImageWriter. Structure records collect in memory (the tasks may be frozen meanwhile, and a stream may be slow);
+// chunks get their place in the file under the lock and are written outside it.
+#include <fmt/format.h>
+
+#include <atomic>
+#include <limits>
+#include <mutex>
+#include <optional>
+
+#include "base/file.h"
+#include "image/codec.h"
+#include "image/environment.h"
+#include "image/format.h"
+#include "image/hash.h"
+#include "image/output_file.h"
+#include "image/zero_pages.h"
+#include "stasis/image.h"
+
+namespace stasis {
+namespace {
+
+Error out_of_order(std::string_view what) { return Error(Errc::kInvalidArgument, "image: " + std::string(what)); }
+
+bool is_framing(RecordType type) { return (static_cast<std::uint32_t>(type) & ~kIgnorableRecord) < 16; }
+
+}  // namespace
+
+class ImageWriter::Impl {
+ public:
+  Impl(std::optional<OutputFile> file, int stream, WriterOptions options)
+      : file_(std::move(file)), stream_(stream), options_(std::move(options)) {
+    const auto preamble = make_preamble();
+    structure_.assign(preamble.begin(), preamble.end());
+  }
+
+  Result<void> write_payload(RecordType type, std::span<const std::byte> payload);
+  Result<void> begin_object(ObjRef ref, ObjType type);
+  Result<void> end_structure();
+  Result<void> add_chunk(ObjRef object, std::span<const PageRun> runs, std::span<const std::byte> payload);
+  Result<ChunkSlot> reserve_chunk(ObjRef object, std::span<const PageRun> runs);
+  Result<void> finish_chunk(const ChunkSlot& slot, const ImageHash* hash);
+  Result<void> publish();
+  void abort(const Error& reason);
+
+  bool seekable() const { return file_.has_value(); }
+  std::uint64_t page_size() const { return page_size_; }
+  std::string staging_path() const { return file_ ? file_->staging_path() : std::string(); }
+  ImageHash image_hash() const { return image_hash_; }
+  ImageProgress progress() const {
+    const std::lock_guard lock(mutex_);
+    return progress_;
+  }
+
+ private:
+  enum class Stage : std::uint8_t { kStart, kStructure, kPages, kOver };
+
+  // Where a chunk was placed, with its record ready to be written.
+  struct Placed {
+    std::size_t index;
+    std::uint64_t record_offset;
+    std::uint64_t payload_offset;
+    std::vector<std::byte> record;
+  };
+
+  Result<void> check_stage(Stage wanted) const;
+  Result<Placed> place(const ChunkRecord& record);
+  Result<void> put(std::span<const std::byte> bytes, std::uint64_t offset);
+  Result<void> put_chunk(const Placed& placed, std::span<const std::byte> payload, std::span<const std::byte> end);
+  Result<void> remember(Result<void> result);
+  void count(std::size_t index, const ImageHash& hash);
+  Result<void> write_ending();
+
+  std::optional<OutputFile> file_;  // else a stream
+  int stream_;
+  WriterOptions options_;
+
+  mutable std::mutex mutex_;
+  Stage stage_ = Stage::kStart;
+  std::optional<Error> failure_;  // of the medium; sticks
+  std::vector<std::byte> structure_;
+  std::uint64_t records_ = 0;
+  std::uint64_t page_size_ = kPayloadAlignment;
+  std::uint64_t structure_size_ = 0;
+  ImageHash structure_hash_{};
+  std::uint64_t offset_ = 0;  // where the next chunk record goes
+  IndexRecord index_;
+  std::vector<bool> finished_;  // by index into index_.chunks
+  ImageHash image_hash_{};
+  ImageProgress progress_;
+};
+
+// ---- structure ------------------------------------------------------------------------------------------------------
+
+Result<void> ImageWriter::Impl::check_stage(Stage wanted) const {
+  if (failure_) return Error(*failure_);
+  if (stage_ == wanted) return {};
+  switch (wanted) {
+    case Stage::kStructure:
+      return out_of_order(stage_ == Stage::kStart ? "the first record must be the environment"
+                                                  : "structure records are closed");
+    default:
+      return out_of_order(stage_ == Stage::kOver ? "the image is closed" : "chunks come behind end_structure()");
+  }
+}
+
+Result<void> ImageWriter::Impl::write_payload(RecordType type, std::span<const std::byte> payload) {
+  const std::lock_guard lock(mutex_);
+  if (payload.size() > kMaxRecordBytes) return Error(Errc::kOverflow, "image: " + to_string(type) + " is too large");
+  if (type == RecordType::kEnvironment && stage_ == Stage::kStart) {
+    const auto environment = STASIS_TRY(decode<EnvironmentRecord>(payload, EnvironmentRecord::kName));
+    STASIS_TRY(check_page_size(environment.page_size));
+    page_size_ = environment.page_size;
+    stage_ = Stage::kStructure;
+  } else {
+    STASIS_TRY(check_stage(Stage::kStructure));
+    if (is_framing(type)) return out_of_order("records of " + to_string(type) + " are the writer's own");
+  }
+  append_record(structure_, type, payload);
+  ++records_;
+  return {};
+}
+
+Result<void> ImageWriter::Impl::begin_object(ObjRef ref, ObjType type) {
+  const std::lock_guard lock(mutex_);
+  STASIS_TRY(check_stage(Stage::kStructure));
+  STASIS_TRY(append_record(structure_, ObjectRecord{ref, static_cast<std::uint32_t>(type)}));
+  ++records_;
+  return {};
+}
+
+Result<void> ImageWriter::Impl::end_structure() {
+  const std::lock_guard lock(mutex_);
+  STASIS_TRY(check_stage(Stage::kStructure));
+  structure_hash_ = hash_bytes(structure_);
+  STASIS_TRY(append_record(structure_, EndOfStructureRecord{records_, structure_hash_}));
+  stage_ = Stage::kPages;
+  STASIS_TRY(remember(put(structure_, 0)));
+  structure_size_ = offset_ = structure_.size();
+  progress_.stored_bytes = offset_;
+  structure_ = {};
+  return {};
+}
+
+// ---- chunks ---------------------------------------------------------------------------------------------------------
+
+// Gives a chunk its place behind the last one. REQUIRES: lock held.
+Result<ImageWriter::Impl::Placed> ImageWriter::Impl::place(const ChunkRecord& record) {
+  STASIS_TRY(check_stage(Stage::kPages));
+  Placed placed{index_.chunks.size(), offset_, 0, {}};
+  placed.record = STASIS_TRY(make_chunk_record(record, offset_));
+  placed.payload_offset = offset_ + placed.record.size();
+  const std::uint64_t end = placed.payload_offset + record.stored_size + kChunkEndSize;
+  if (end > static_cast<std::uint64_t>(std::numeric_limits<off_t>::max()) - kMaxIndexBytes) {
+    return Error(Errc::kOverflow, "image: larger than a file can be");
+  }
+  index_.chunks.push_back(ChunkInfo{record.object,
+                                    record.codec,
+                                    record.raw_size,
+                                    record.stored_size,
+                                    placed.record_offset,
+                                    placed.payload_offset,
+                                    {},
+                                    record.runs});
+  finished_.push_back(false);
+  offset_ = end;
+  return placed;
+}
+
+Result<void> ImageWriter::Impl::put(std::span<const std::byte> bytes, std::uint64_t offset) {
+  if (!file_) return write_full(stream_, bytes);
+  return pwrite_full(file_->fd(), bytes, static_cast<off_t>(offset));
+}
+
+// Keeps the medium's first failure. REQUIRES: lock held.
+Result<void> ImageWriter::Impl::remember(Result<void> result) {
+  if (!result && !failure_) failure_ = result.error();
+  return result;
+}
+
+Result<void> ImageWriter::Impl::put_chunk(const Placed& placed, std::span<const std::byte> payload,
+                                          std::span<const std::byte> end) {
+  STASIS_TRY(put(placed.record, placed.record_offset));
+  STASIS_TRY(put(payload, placed.payload_offset));
+  return put(end, placed.payload_offset + payload.size());
+}
+
+// A chunk is whole. REQUIRES: lock held.
+void ImageWriter::Impl::count(std::size_t index, const ImageHash& hash) {
+  ChunkInfo& chunk = index_.chunks[index];
+  chunk.hash = hash;
+  finished_[index] = true;
+  progress_.raw_bytes += chunk.raw_size;
+  progress_.stored_bytes += chunk.payload_offset - chunk.record_offset + chunk.stored_size + kChunkEndSize;
+  ++progress_.chunks;
+  if (options_.progress) options_.progress(progress_);
+}
+
+Result<void> ImageWriter::Impl::add_chunk(ObjRef object, std::span<const PageRun> runs,
+                                          std::span<const std::byte> payload) {
+  ChunkRecord record{object, Codec::kNone, payload.size(), payload.size(), {runs.begin(), runs.end()}, {}};
+  if (auto good = check_chunk(record, page_size_); !good) {
+    return std::move(good).error().with_code(Errc::kInvalidArgument);
+  }
+  const auto compressed = STASIS_TRY(compress(options_.codec, options_.level, payload));
+  if (compressed) {
+    record.codec = options_.codec;
+    record.stored_size = compressed->size();
+    payload = *compressed;
+  }
+  const ImageHash hash = hash_bytes(payload);
+  std::vector<std::byte> end;
+  STASIS_TRY(append_record(end, ChunkEndRecord{hash}));
+
+  std::unique_lock lock(mutex_);
+  const Placed placed = STASIS_TRY(place(record));
+  if (file_) lock.unlock();  // a stream takes one chunk at a time
+  Result<void> written = put_chunk(placed, payload, end);
+  if (file_) lock.lock();
+  STASIS_TRY(remember(std::move(written)));
+  count(placed.index, hash);
+  return {};
+}
+
+Result<ChunkSlot> ImageWriter::Impl::reserve_chunk(ObjRef object, std::span<const PageRun> runs) {
+  if (!file_) return out_of_order("a stream has no room to reserve");
+  ChunkRecord record{object, Codec::kNone, 0, 0, {runs.begin(), runs.end()}, {}};
+  for (const PageRun& run : runs) record.raw_size += run.length;
+  record.stored_size = record.raw_size;
+  if (auto good = check_chunk(record, page_size_); !good) {
+    return std::move(good).error().with_code(Errc::kInvalidArgument);
+  }
+  std::unique_lock lock(mutex_);
+  const Placed placed = STASIS_TRY(place(record));
+  lock.unlock();
+  Result<void> written = put(placed.record, placed.record_offset);
+  lock.lock();
+  STASIS_TRY(remember(std::move(written)));
+  return ChunkSlot{placed.index, file_->fd(), placed.payload_offset, record.stored_size};
+}
+
+Result<void> ImageWriter::Impl::finish_chunk(const ChunkSlot& slot, const ImageHash* given) {
+  {
+    const std::lock_guard lock(mutex_);
+    STASIS_TRY(check_stage(Stage::kPages));
+    if (slot.id >= index_.chunks.size() || finished_[slot.id] || slot.offset != index_.chunks[slot.id].payload_offset ||
+        slot.length != index_.chunks[slot.id].stored_size) {
+      return out_of_order("this slot is not open");
+    }
+  }
+  const ImageHash hash = given != nullptr ? *given : STASIS_TRY(hash_file_range(slot.fd, slot.offset, slot.length));
+  std::vector<std::byte> end;
+  STASIS_TRY(append_record(end, ChunkEndRecord{hash}));
+  Result<void> written = put(end, slot.offset + slot.length);
+  const std::lock_guard lock(mutex_);
+  STASIS_TRY(remember(std::move(written)));
+  if (!finished_[slot.id]) count(slot.id, hash);
+  return {};
+}
+
+// ---- end ------------------------------------------------------------------------------------------------------------
+
+Result<void> ImageWriter::Impl::write_ending() {
+  for (std::size_t i = 0; i < finished_.size(); ++i) {
+    if (!finished_[i]) return out_of_order(fmt::format("chunk {} was reserved and not finished", i));
+  }
+  std::vector<std::byte> payload;
+  STASIS_TRY(encode(index_, payload));
+  if (payload.size() > kMaxIndexBytes) return Error(Errc::kOverflow, "image: the index is too large");
+  image_hash_ = image_hash_of(structure_hash_, payload);
+  std::vector<std::byte> bytes;
+  append_record(bytes, IndexRecord::kType, payload);
+  const std::uint64_t trailer_offset = offset_ + bytes.size();
+  TrailerRecord trailer{structure_size_, offset_, 0, structure_hash_, image_hash_};
+  const std::size_t index_size = bytes.size();
+  STASIS_TRY(append_record(bytes, trailer));
+  trailer.total_size = offset_ + bytes.size() + kTailSize;
+  bytes.resize(index_size);
+  STASIS_TRY(append_record(bytes, trailer));
+  const auto tail = make_tail(trailer_offset);
+  bytes.insert(bytes.end(), tail.begin(), tail.end());
+  STASIS_TRY(put(bytes, offset_));
+  progress_.stored_bytes = trailer.total_size;
+  return {};
+}
+
+Result<void> ImageWriter::Impl::publish() {
+  const std::lock_guard lock(mutex_);
+  STASIS_TRY(check_stage(Stage::kPages));
+  Result<void> done = write_ending();
+  stage_ = Stage::kOver;
+  if (done && file_) done = file_->publish(options_.durability);
+  if (!done && file_) file_->discard();
+  return remember(std::move(done));
+}
+
+void ImageWriter::Impl::abort(const Error& reason) {
+  const std::lock_guard lock(mutex_);
+  if (stage_ == Stage::kOver) return;
+  const bool nothing_sent = stage_ != Stage::kPages;
+  stage_ = Stage::kOver;
+  if (file_) return file_->discard();
+  if (failure_) return;  // the stream stopped inside a record: its end speaks for itself
+  std::vector<std::byte> bytes;
+  if (nothing_sent) {
+    const auto preamble = make_preamble();
+    bytes.assign(preamble.begin(), preamble.end());
+  }
+  const ErrorRecord record{static_cast<std::uint16_t>(reason.code()), reason.to_string()};
+  if (append_record(bytes, record)) (void)remember(put(bytes, 0));
+}
+
+// ---- the public face ------------------------------------------------------------------------------------------------
+
+ImageWriter::ImageWriter(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+ImageWriter::ImageWriter(ImageWriter&&) noexcept = default;
+ImageWriter& ImageWriter::operator=(ImageWriter&&) noexcept = default;
+ImageWriter::~ImageWriter() = default;
+
+Result<ImageWriter> ImageWriter::create(const std::string& path, WriterOptions options) {
+  OutputFile file = STASIS_TRY(OutputFile::create(path, options.staging, options.existing));
+  return ImageWriter(std::make_unique<Impl>(std::optional<OutputFile>(std::move(file)), -1, std::move(options)));
+}
+
+Result<ImageWriter> ImageWriter::to_stream(int fd, WriterOptions options) {
+  return ImageWriter(std::make_unique<Impl>(std::nullopt, fd, std::move(options)));
+}
+
+Result<void> ImageWriter::write_payload(RecordType type, std::span<const std::byte> payload) {
+  return impl_->write_payload(type, payload);
+}
+Result<void> ImageWriter::begin_object(ObjRef ref, ObjType type) { return impl_->begin_object(ref, type); }
+Result<void> ImageWriter::end_structure() { return impl_->end_structure(); }
+
+Result<void> ImageWriter::add_chunk(ObjRef object, std::span<const PageRun> runs, std::span<const std::byte> payload,
+                                    ZeroPages zero_pages) {
+  if (zero_pages == ZeroPages::kKeep) return impl_->add_chunk(object, runs, payload);
+  const auto rest = STASIS_TRY(drop_zero_pages(runs, payload, impl_->page_size()));
+  if (!rest) return impl_->add_chunk(object, runs, payload);
+  if (rest->runs.empty()) return {};
+  return impl_->add_chunk(object, rest->runs, rest->payload);
+}
+
+bool ImageWriter::seekable() const { return impl_->seekable(); }
+Result<ChunkSlot> ImageWriter::reserve_chunk(ObjRef object, std::span<const PageRun> runs) {
+  return impl_->reserve_chunk(object, runs);
+}
+Result<void> ImageWriter::finish_chunk(const ChunkSlot& slot) { return impl_->finish_chunk(slot, nullptr); }
+Result<void> ImageWriter::finish_chunk(const ChunkSlot& slot, const ImageHash& hash) {
+  return impl_->finish_chunk(slot, &hash);
+}
+Result<void> ImageWriter::publish() { return impl_->publish(); }
+void ImageWriter::abort(const Error& reason) { impl_->abort(reason); }
+ImageHash ImageWriter::image_hash() const { return impl_->image_hash(); }
+ImageProgress ImageWriter::progress() const { return impl_->progress(); }
+std::string ImageWriter::staging_path() const { return impl_->staging_path(); }
+
+}  // namespace stasis
