@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernel/pidfd.h"
+
+#include <fmt/core.h>
+
+#include <cerrno>
+
+#include "kernel/raw.h"
+
+namespace stasis::kernel {
+
+Result<UniqueFd> pidfd_open(HostPid pid) {
+  UniqueFd fd(static_cast<int>(raw("pidfd_open", SYS_pidfd_open, pid.value(), 0)));
+  if (!fd) return Error::from_errno(errno, fmt::format("pidfd_open of process {}", pid.value()));
+  return fd;
+}
+
+Result<UniqueFd> pidfd_getfd(int pidfd, int fd) {
+  UniqueFd copy(static_cast<int>(raw("pidfd_getfd", SYS_pidfd_getfd, pidfd, fd, 0)));
+  if (copy) return copy;
+  const int code = errno;
+  Error error = Error::from_errno(code, fmt::format("take a copy of descriptor {}", fd));
+  if (code == EBADF) return std::move(error).with_code(Errc::kNotFound);
+  if (code == EMFILE) return std::move(error).with_help("raise the limit of open files (ulimit -n)");
+  return error;
+}
+
+Result<void> pidfd_send_signal(int pidfd, int signal) {
+  if (raw("pidfd_send_signal", SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) != 0) {
+    return Error::from_errno(errno, fmt::format("send signal {}", signal));
+  }
+  return {};
+}
+
+}  // namespace stasis::kernel
