@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tracee/gadgets.h"
+
+#include <algorithm>
+#include <functional>
+#include <optional>
+#include <span>
+
+#include "arch/x86_64/thunk.h"
+
+namespace stasis {
+namespace {
+
+constexpr std::size_t kSearchLimit = std::size_t{12} << 20;
+constexpr std::size_t kWindow = std::size_t{256} << 10;
+
+std::optional<std::size_t> find(std::span<const std::byte> text, std::span<const std::byte> pattern) {
+  const auto at =
+      std::search(text.begin(), text.end(), std::boyer_moore_horspool_searcher(pattern.begin(), pattern.end()));
+  if (at == text.end()) return std::nullopt;
+  return static_cast<std::size_t>(at - text.begin());
+}
+
+// Looks through one mapping; stops as soon as both sequences are known. Returns the bytes read.
+std::size_t search_mapping(const kernel::ProcessMemory& memory, const kernel::Vma& vma, Gadgets& gadgets) {
+  std::vector<std::byte> window;
+  std::size_t read = 0;
+  for (std::uint64_t at = vma.start; at < vma.end && !gadgets.safe(); at += kWindow) {
+    constexpr std::size_t kOverlap = 16;  // a sequence may cross two windows
+    window.resize(std::min<std::uint64_t>(kWindow + kOverlap, vma.end - at));
+    if (!memory.read(at, window)) return read;
+    read += window.size();
+    if (!gadgets.syscall_return) {
+      if (const auto found = find(window, arch::syscall_return_pattern())) gadgets.syscall_return = at + *found;
+    }
+    if (!gadgets.restorer) {
+      if (const auto found = find(window, arch::sigreturn_pattern())) gadgets.restorer = at + *found;
+    }
+  }
+  return read;
+}
+
+int rank(const kernel::Vma& vma) {
+  const auto slash = vma.path.rfind('/');
+  const std::string_view name =
+      slash == std::string::npos ? std::string_view(vma.path) : std::string_view(vma.path).substr(slash + 1);
+  if (name.starts_with("libc.so") || name.starts_with("libc-") || name.starts_with("ld-musl")) return 0;
+  return 1;
+}
+
+}  // namespace
+
+Gadgets find_gadgets(const kernel::ProcessMemory& memory, const std::vector<kernel::Vma>& vmas) {
+  Gadgets gadgets;
+  std::vector<const kernel::Vma*> candidates;
+  for (const kernel::Vma& vma : vmas) {
+    if (vma.executable() && vma.readable() && !vma.writable() && vma.file_backed()) candidates.push_back(&vma);
+  }
+  std::ranges::stable_sort(candidates, {}, [](const kernel::Vma* vma) { return rank(*vma); });
+  std::size_t searched = 0;
+  for (const kernel::Vma* vma : candidates) {
+    if (gadgets.safe() || searched >= kSearchLimit) break;
+    searched += search_mapping(memory, *vma, gadgets);
+  }
+  gadgets.syscall = gadgets.syscall_return ? gadgets.syscall_return : gadgets.restorer ? gadgets.restorer + 7 : 0;
+  if (gadgets.syscall) return gadgets;
+  for (const kernel::Vma& vma : vmas) {  // no file mapping has one: the vdso always does
+    if (vma.path != "[vdso]") continue;
+    std::vector<std::byte> text(vma.size());
+    if (!memory.read(vma.start, text)) break;
+    constexpr std::size_t kBehindHeader = 0x300;
+    if (text.size() <= kBehindHeader) break;
+    const auto insn = arch::syscall_return_pattern().first(arch::kSyscallInsnLength);
+    if (const auto found = find(std::span(text).subspan(kBehindHeader), insn)) {
+      gadgets.syscall = vma.start + kBehindHeader + *found;
+    }
+  }
+  return gadgets;
+}
+
+}  // namespace stasis

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tracee/new_process.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/file.h"
+#include "base/panic.h"
+#include "kernel/clone3.h"
+#include "kernel/proc_maps.h"
+#include "kernel/ptrace.h"
+
+namespace stasis {
+namespace {
+
+constexpr std::uint64_t kLowestGate = 0x1000'0000;
+constexpr std::uint64_t kGateAlignment = std::uint64_t{1} << 21;
+constexpr std::uint64_t kGateDistance = std::uint64_t{64} << 20;  // from other mappings: a stack may grow
+constexpr std::uint64_t kHighestGate = 0x7000'0000'0000;
+
+using Range = std::pair<std::uint64_t, std::uint64_t>;
+
+// The lowest hole that is big enough, with some distance to what is around it.
+Result<std::uint64_t> find_hole(std::vector<Range> taken, std::uint64_t size) {
+  std::ranges::sort(taken);
+  std::uint64_t candidate = kLowestGate;
+  for (const auto& [start, end] : taken) {
+    if (start >= candidate && start - candidate >= size + kGateDistance) break;
+    if (end <= kHighestGate) candidate = std::max(candidate, (end + kGateDistance + kGateAlignment - 1) & ~(kGateAlignment - 1));
+  }
+  if (candidate > kHighestGate - size) return Error(Errc::kNoMemory, "no address range is free in all processes of the image");
+  return candidate;
+}
+
+void wait_in_pause(void*) noexcept {
+  for (;;) ::syscall(SYS_pause);
+}
+
+}  // namespace
+
+RestartGate::~RestartGate() {
+  if (address_) ::munmap(reinterpret_cast<void*>(address_), size());
+}
+
+Result<RestartGate> RestartGate::create(std::span<const Range> taken) {
+  std::vector<Range> ranges(taken.begin(), taken.end());
+  const auto own = STASIS_TRY(kernel::parse_maps(STASIS_TRY(read_file(AT_FDCWD, "/proc/self/maps"))));
+  for (const kernel::Vma& vma : own) ranges.emplace_back(vma.start, vma.end);
+  const std::uint64_t address = STASIS_TRY(find_hole(std::move(ranges), GateMemory::total_size()));
+  const UniqueFd memfd(::memfd_create(std::string(GateMemory::kName).c_str(), MFD_CLOEXEC));
+  if (!memfd) return Error::from_errno(errno, "memfd_create");
+  RestartGate gate;
+  gate.memory_ = STASIS_TRY(GateMemory::map(memfd));
+  const auto map_at = [&](std::uint64_t size, int prot, int flags) -> Result<void> {
+    void* const at = ::mmap(reinterpret_cast<void*>(address), size, prot, MAP_SHARED | flags, memfd.get(), 0);
+    if (at != reinterpret_cast<void*>(address)) return Error::from_errno(errno, "mmap of the gate");
+    return {};
+  };
+  STASIS_TRY(map_at(GateMemory::total_size(), PROT_READ | PROT_WRITE, MAP_FIXED_NOREPLACE));
+  gate.address_ = address;
+  STASIS_TRY(map_at(GateMemory::code_size(), PROT_READ | PROT_EXEC, MAP_FIXED));
+  gate.memory_.set_remote(address);
+  return gate;
+}
+
+NewProcess::NewProcess(NewProcess&& other) noexcept
+    : gate_(other.gate_),
+      pid_(other.pid_),
+      report_signal_(other.report_signal_),
+      threads_(std::move(other.threads_)),
+      released_(std::exchange(other.released_, true)) {}
+
+NewProcess::~NewProcess() {
+  if (released_) return;
+  ::kill(pid_.value(), SIGKILL);
+  for (TracedThread& thread : threads_) {
+    if (thread.tid() != pid_) thread.wait_gone();
+  }
+  if (!threads_.empty()) leader().wait_gone();
+}
+
+Result<NewProcess> NewProcess::create(const RestartGate& gate, std::int32_t pid, int report_signal,
+                                      const Patience& patience) {
+  const std::array pids{pid};
+  const HostPid made = STASIS_TRY(kernel::clone3_process(0, SIGCHLD, std::span(pids).first(pid ? 1 : 0), wait_in_pause, nullptr));
+  NewProcess process(gate, made, report_signal);
+  auto seized = TracedThread::seize(made, kernel::kExitKill);
+  if (!seized) {
+    process.threads_.push_back(TracedThread::adopt(made));
+    return Error(std::move(seized).error());
+  }
+  TracedThread& thread = process.threads_.emplace_back(std::move(*seized));
+  STASIS_TRY(thread.interrupt());
+  STASIS_TRY(thread.wait_stopped(patience));
+  STASIS_TRY(thread.capture());
+  return process;
+}
+
+void NewProcess::prepare_slot(const TracedThread& thread, const GateSlot& slot) const {
+  arch::GateControl& control = slot.control();
+  control = {};
+  control.tgid = pid_.value();
+  control.tid = thread.tid().value();
+  control.signal = report_signal_;
+  control.report.si_signo = report_signal_;
+  control.report.si_code = arch::kReportCode;
+}
+
+Result<void> NewProcess::run(const Batch& batch, const Patience& patience) {
+  prepare_slot(leader(), batch.slot());
+  arch::set_stack_pointer(leader().registers, 0);  // sigaltstack(2) looks at it
+  STASIS_TRY(leader().start(gate_->memory(), batch, report_signal_));
+  return leader().await_report(patience);
+}
+
+Result<void> NewProcess::create_threads(std::span<const ThreadSpec> threads, const Patience& patience) {
+  constexpr std::uint64_t kThreadFlags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
+                                         CLONE_PTRACE;
+  while (!threads.empty()) {
+    Batch calls = batch();
+    std::size_t count = 0;
+    while (count < threads.size() && calls.has_room(1, sizeof(kernel::CloneArgs) + 64)) {
+      const ThreadSpec& spec = threads[count];
+      const auto tid = calls.put(spec.tid);
+      kernel::CloneArgs args;
+      args.flags = kThreadFlags | (spec.clear_child_tid ? std::uint64_t{CLONE_CHILD_CLEARTID} : 0);
+      args.child_tid = spec.clear_child_tid;
+      args.set_tid = spec.tid ? tid.remote : 0;
+      args.set_tid_size = spec.tid ? 1 : 0;
+      calls.call(SYS_clone3, calls.put(args), sizeof args);
+      ++count;
+    }
+    STASIS_TRY(run(calls, patience));
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto made = calls.check(i, fmt::format("clone3 of thread {}", threads[i].tid));
+      if (!made && made.error().sys_errno() == EEXIST) {
+        return Error(Errc::kPidTaken, fmt::format("thread id {} is in use", threads[i].tid))
+            .with_help("--pids namespace restores the program with its ids in a namespace of its own");
+      }
+      if (!made) return Error(made.error());
+      TracedThread thread = TracedThread::adopt(HostPid(static_cast<std::int32_t>(*made)));
+      STASIS_TRY(take_over(std::move(thread), patience));
+    }
+    threads = threads.subspan(count);
+  }
+  return {};
+}
+
+Result<void> NewProcess::take_over(TracedThread thread, const Patience& patience) {
+  threads_.push_back(std::move(thread));
+  STASIS_TRY(threads_.back().wait_stopped(patience));
+  return threads_.back().capture();
+}
+
+Result<void> NewProcess::run_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect,
+                                            const Patience& patience) {
+  for (std::size_t first = 0; first < threads_.size(); first += GateMemory::kSmallSlots) {
+    const std::size_t count = std::min(GateMemory::kSmallSlots, threads_.size() - first);
+    std::vector<Batch> batches;
+    for (std::size_t i = 0; i < count; ++i) {
+      TracedThread& thread = threads_[first + i];
+      Batch& batch = batches.emplace_back(gate_->memory().small_slot(i), Batch::OnError::kStop);
+      prepare_slot(thread, batch.slot());
+      STASIS_TRY(build(first + i, batch));
+      arch::set_stack_pointer(thread.registers, 0);
+      STASIS_TRY(thread.start(gate_->memory(), batch, report_signal_));
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      STASIS_TRY(threads_[first + i].await_report(patience));
+      STASIS_TRY(collect(first + i, batches[i]));
+    }
+  }
+  return {};
+}
+
+Result<std::int64_t> NewProcess::start_and_interrupt(TracedThread& thread, std::uint64_t insn, long nr,
+                                                     const std::array<std::uint64_t, 6>& args, const Patience& patience) {
+  return thread.start_and_interrupt(insn, nr, args, patience);
+}
+
+Result<void> NewProcess::drop_gate(std::uint64_t insn, const Patience& patience) {
+  const std::int64_t result =
+      STASIS_TRY(leader().single_call(insn, 0, SYS_munmap, {gate_->address(), gate_->size()}, patience));
+  if (result < 0) return Error::from_errno(static_cast<int>(-result), "munmap of the gate");
+  return {};
+}
+
+Result<void> NewProcess::set_final_state(TracedThread& thread) {
+  STASIS_TRY(kernel::ptrace_set_regset(thread.tid(), NT_X86_XSTATE, thread.xstate));
+  return thread.put_back();
+}
+
+void NewProcess::release() {
+  released_ = true;
+  for (TracedThread& thread : threads_) thread.detach();
+}
+
+}  // namespace stasis

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// NewProcess: a process being made at a restart. It starts as a copy of the coordinator that waits in pause(), and becomes
+// somebody else by the system calls it is made to run through the gate, which it inherits.
+//
+// If the coordinator dies before release(), the kernel kills the process (PTRACE_O_EXITKILL): a half-built restart disappears.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "base/ids.h"
+#include "tracee/gate.h"
+#include "tracee/patience.h"
+#include "tracee/thread.h"
+
+namespace stasis {
+
+// The gate of a restart: mapped in the coordinator at the very place where the new processes will have it. One gate
+// serves all of them, one after the other.
+class RestartGate {
+ public:
+  RestartGate() = default;
+  RestartGate(RestartGate&& other) noexcept : memory_(std::move(other.memory_)), address_(std::exchange(other.address_, 0)) {}
+  RestartGate& operator=(RestartGate&&) = delete;
+  ~RestartGate();
+
+  // `taken`: address ranges [start, end) that must stay free of it; unsorted, may overlap.
+  static Result<RestartGate> create(std::span<const std::pair<std::uint64_t, std::uint64_t>> taken);
+  const GateMemory& memory() const { return memory_; }
+  std::uint64_t address() const { return address_; }
+  std::uint64_t size() const { return GateMemory::total_size(); }
+
+ private:
+  GateMemory memory_;
+  std::uint64_t address_ = 0;
+};
+
+class NewProcess {
+ public:
+  struct ThreadSpec {
+    std::int32_t tid = 0;                // wanted, in the coordinator's pid namespace
+    std::uint64_t clear_child_tid = 0;  // address, 0: none
+  };
+
+  // `pid` 0: the kernel's choice. `report_signal`: one that the image holds none of pending.
+  static Result<NewProcess> create(const RestartGate& gate, std::int32_t pid, int report_signal, const Patience& patience);
+  NewProcess(NewProcess&& other) noexcept;
+  NewProcess& operator=(NewProcess&&) = delete;
+  // Kills it unless released.
+  ~NewProcess();
+
+  HostPid pid() const { return pid_; }
+  std::vector<TracedThread>& threads() { return threads_; }
+  TracedThread& leader() { return threads_.front(); }
+
+  // A fresh batch in the leader's slot, broken off at the first failing call.
+  Batch batch() const { return Batch(gate_->memory().carrier_slot(), Batch::OnError::kStop); }
+  Result<void> run(const Batch& batch, const Patience& patience);
+  // Makes the other threads; they stay stopped.
+  Result<void> create_threads(std::span<const ThreadSpec> threads, const Patience& patience);
+  using ThreadBatch = std::function<Result<void>(std::size_t index, Batch&)>;
+  // In every thread side by side: `build` fills the batch of threads()[index], `collect` looks at the results.
+  Result<void> run_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect, const Patience& patience);
+
+  // Starts the system call `nr` in a thread for real and interrupts it at once, so that the kernel owns a restart block for it. Yields
+  // the result register: arch::kErestartBlock, or what the call returned because it did not have to wait.
+  Result<std::int64_t> start_and_interrupt(TracedThread& thread, std::uint64_t insn, long nr,
+                                           const std::array<std::uint64_t, 6>& args, const Patience& patience);
+  // Unmaps the gate by the syscall instruction at `insn`. No batch can run afterwards.
+  Result<void> drop_gate(std::uint64_t insn, const Patience& patience);
+  // Gives a thread its final registers, extended state and mask (the fields of TracedThread).
+  Result<void> set_final_state(TracedThread& thread);
+  // Lets it run: from here on it is on its own.
+  void release();
+
+ private:
+  NewProcess(const RestartGate& gate, HostPid pid, int report_signal)
+      : gate_(&gate), pid_(pid), report_signal_(report_signal) {}
+  void prepare_slot(const TracedThread& thread, const GateSlot& slot) const;
+  Result<void> take_over(TracedThread thread, const Patience& patience);
+
+  const RestartGate* gate_;
+  HostPid pid_;
+  int report_signal_;
+  std::vector<TracedThread> threads_;
+  bool released_ = false;
+};
+
+}  // namespace stasis

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tracee/process.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "arch/x86_64/sigframe.h"
+#include "base/log.h"
+#include "base/panic.h"
+#include "kernel/pidfd.h"
+#include "kernel/thread_signal.h"
+
+namespace stasis {
+namespace {
+
+// Inside a slot, before the arena of its batches: what heals a borrowed signal action, then the healing frame.
+struct HealArea {
+  arch::GateOp operation;
+  std::array<std::uint64_t, 4> ignore;
+  std::array<std::uint64_t, 4> program;
+};
+constexpr std::size_t kHealAreaOffset = 192;
+constexpr std::size_t kFrameOffset = 512;
+static_assert(kHealAreaOffset + sizeof(HealArea) <= kFrameOffset);
+constexpr std::uint64_t kSigsetSize = 8;
+constexpr int kLastResortSignal = SIGURG;
+
+HealArea& heal_area(const GateSlot& slot) { return *reinterpret_cast<HealArea*>(slot.local + kHealAreaOffset); }
+
+constexpr std::uint64_t bit(int signal) { return std::uint64_t{1} << (signal - 1); }
+
+}  // namespace
+
+Result<std::unique_ptr<TracedProcess>> TracedProcess::attach(HostPid pid, Seccomp seccomp) {
+  auto proc = STASIS_TRY(kernel::ProcDir::open(pid));
+  std::unique_ptr<TracedProcess> process(new TracedProcess(pid, std::move(proc)));
+  process->options_ = seccomp == Seccomp::kSuspend ? kernel::kSuspendSeccomp : 0;
+  process->pidfd_ = STASIS_TRY(kernel::pidfd_open(pid));
+  process->memory_ = STASIS_TRY(kernel::ProcessMemory::open(process->proc_));
+  STASIS_TRY(process->attach_new_threads());
+  if (process->threads_.empty()) return Error(Errc::kNoSuchProcess, fmt::format("pid {} has no live thread", pid.value()));
+  return process;
+}
+
+TracedProcess::~TracedProcess() {
+  if (auto result = resume(); !result) log::info("tracee", "{}", result.error().message());
+}
+
+// Seizes the threads that are not ours yet; says whether there was one.
+Result<bool> TracedProcess::attach_new_threads() {
+  bool found = false;
+  for (const HostPid tid : STASIS_TRY(proc_.threads())) {
+    if (std::ranges::find(threads_, tid, &TracedThread::tid) != threads_.end()) continue;
+    auto thread = TracedThread::seize(tid, options_);
+    if (!thread && thread.error().code() == Errc::kVanished) continue;
+    if (!thread && threads_.empty() == false && STASIS_TRY(proc_.thread_stat(tid)).zombie()) continue;
+    if (!thread) return std::move(thread).error().note(fmt::format("pid {} thread {}", pid_.value(), tid.value()));
+    threads_.push_back(std::move(*thread));
+    found = true;
+    if (auto asked = threads_.back().interrupt(); !asked && asked.error().code() != Errc::kVanished) {
+      return Error(std::move(asked).error());
+    }
+  }
+  return found;
+}
+
+void TracedProcess::forget_gone_threads() {
+  std::erase_if(threads_, [](const TracedThread& thread) { return thread.state() == TracedThread::State::kGone; });
+}
+
+Result<void> TracedProcess::settle(const Patience& patience) {
+  do {
+    for (TracedThread& thread : threads_) {
+      auto stopped = thread.wait_stopped(patience);
+      if (!stopped && stopped.error().code() != Errc::kTargetLost) return stopped;
+    }
+    forget_gone_threads();
+    if (threads_.empty()) return Error(Errc::kVanished, fmt::format("pid {} ended", pid_.value()));
+  } while (STASIS_TRY(attach_new_threads()));
+  std::ranges::sort(threads_, {}, [this](const TracedThread& thread) {
+    return std::pair(thread.tid() != pid_, thread.tid().value());
+  });
+  for (TracedThread& thread : threads_) STASIS_TRY(thread.capture());
+  settled_ = true;
+  return {};
+}
+
+std::pair<std::uint64_t, std::uint64_t> TracedProcess::gate_range() const {
+  return {gate_.remote(), gate_.remote() ? gate_.remote() + GateMemory::total_size() : 0};
+}
+
+// A signal that the program ignores now, does not wait for, and has none of pending: it can be queued without being noticed.
+Result<void> TracedProcess::choose_report_signal() {
+  const kernel::ProcStatus status = STASIS_TRY(proc_.status());
+  inner_tgid_ = status.ns_tgid.empty() ? pid_.value() : status.ns_tgid.back();
+  const std::uint64_t ignored_by_default = bit(SIGURG) | bit(SIGWINCH) | bit(SIGCHLD);
+  std::uint64_t usable = (status.sig_ignored | ignored_by_default) & ~status.sig_caught;
+  usable &= ~(bit(SIGKILL) | bit(SIGSTOP) | bit(SIGCONT) | bit(SIGTRAP) | bit(SIGTSTP) | bit(SIGTTIN) | bit(SIGTTOU));
+  usable &= ~(bit(SIGSEGV) | bit(SIGBUS) | bit(SIGILL) | bit(SIGFPE) | bit(SIGSYS));
+  usable &= ~(status.sig_pending | status.sig_shared_pending);
+  for (const TracedThread& thread : threads_) usable &= ~thread.signal_mask;
+  for (const int preferred : {SIGURG, SIGWINCH, SIGPIPE, SIGXFSZ, SIGCHLD}) {
+    if (!(usable & bit(preferred))) continue;
+    report_signal_ = preferred;
+    return {};
+  }
+  report_signal_ = usable ? std::countr_zero(usable) + 1 : kLastResortSignal;
+  borrowed_ = usable == 0;
+  return {};
+}
+
+Result<std::int64_t> TracedProcess::unguarded_call(long nr, const std::array<std::uint64_t, 6>& args,
+                                                   const Patience& patience) {
+  const bool safe = stack_frame_ != 0;
+  const std::uint64_t insn = safe ? gadgets_.syscall_return : gadgets_.syscall;
+  const std::uint64_t stack = safe ? stack_frame_ : arch::stack_pointer(carrier().registers);
+  return carrier().single_call(insn, stack, nr, args, patience);
+}
+
+// Below the red zone of the carrier, if it runs on the main stack: a frame that returns it to where it was, then the
+// gate's name. Without it the few calls that follow are not protected against a kill -9 of ours.
+Result<void> TracedProcess::place_stack_frame(const std::vector<kernel::Vma>& vmas) {
+  TracedThread& thread = carrier();
+  const std::uint64_t sp = arch::stack_pointer(thread.registers);
+  const kernel::Vma* const stack = kernel::find_vma(vmas, sp);
+  if (!stack || !stack->writable()) return {};
+  const std::size_t needed = arch::kRedZone + arch::sigframe_size(thread.xstate) + 64;
+  if (stack->path != "[stack]" || sp - stack->start < needed) return {};
+  const arch::SigframeInput input{.registers = thread.registers,
+                                  .xstate = thread.xstate,
+                                  .signal_mask = thread.signal_mask,
+                                  .return_address = gadgets_.restorer};
+  const auto frame = STASIS_TRY(arch::make_sigframe_below(input, sp - arch::kRedZone));
+  const std::uint64_t name = frame.address - 32;
+  STASIS_TRY(memory_->write(frame.address, frame.bytes));
+  STASIS_TRY(memory_->write(name, std::as_bytes(std::span(GateMemory::kName.data(), GateMemory::kName.size() + 1))));
+  stack_name_ = name;
+  if (gadgets_.safe()) stack_frame_ = frame.address;
+  return {};
+}
+
+Result<void> TracedProcess::map_gate(std::uint64_t name, const Patience& patience) {
+  const auto failed = [](std::int64_t value, std::string_view what) {
+    return Error::from_errno(static_cast<int>(-value), fmt::format("{} in the target", what));
+  };
+  const std::int64_t memfd = STASIS_TRY(unguarded_call(SYS_memfd_create, {name, MFD_CLOEXEC}, patience));
+  if (memfd < 0) return failed(memfd, "memfd_create");
+  const auto close_there = [&] { (void)unguarded_call(SYS_close, {static_cast<std::uint64_t>(memfd)}, patience); };
+  const auto map = [&]() -> Result<void> {
+    const UniqueFd here = STASIS_TRY(kernel::pidfd_getfd(pidfd_.get(), static_cast<int>(memfd)));
+    GateMemory gate = STASIS_TRY(GateMemory::map(here));
+    const std::int64_t base =
+        STASIS_TRY(unguarded_call(SYS_mmap,
+                                  {0, GateMemory::total_size(), PROT_READ | PROT_WRITE, MAP_SHARED,
+                                   static_cast<std::uint64_t>(memfd), 0},
+                                  patience));
+    if (base < 0 && base >= -4095) return failed(base, "mmap");
+    gate.set_remote(static_cast<std::uint64_t>(base));
+    gate_ = std::move(gate);
+    const std::int64_t code =
+        STASIS_TRY(unguarded_call(SYS_mmap,
+                                  {gate_.remote(), GateMemory::code_size(), PROT_READ | PROT_EXEC,
+                                   MAP_SHARED | MAP_FIXED, static_cast<std::uint64_t>(memfd), 0},
+                                  patience));
+    if (code < 0 && code >= -4095) return failed(code, "mmap of code");
+    return {};
+  };
+  auto mapped = map();
+  close_there();
+  return mapped;
+}
+
+Result<void> TracedProcess::borrow_report_signal(const Patience& patience) {
+  const GateSlot slot = gate_.carrier_slot();
+  HealArea& area = heal_area(slot);
+  const std::uint64_t remote = slot.remote + kHealAreaOffset;
+  area.ignore = {reinterpret_cast<std::uint64_t>(SIG_IGN), 0, 0, 0};
+  area.program = {};
+  const auto program = remote + offsetof(HealArea, program);
+  area.operation = {.nr = SYS_rt_sigaction, .args = {std::uint64_t(report_signal_), program, 0, kSigsetSize}};
+  const std::int64_t result = STASIS_TRY(unguarded_call(
+      SYS_rt_sigaction, {std::uint64_t(report_signal_), remote + offsetof(HealArea, ignore), program, kSigsetSize},
+      patience));
+  if (result < 0) return Error::from_errno(static_cast<int>(-result), "rt_sigaction in the target");
+  borrowed_action_ = area.program;
+  slot.control().heal_ops = remote;
+  slot.control().heal_count = 1;
+  return {};
+}
+
+Result<void> TracedProcess::give_signal_back(const Patience& patience) {
+  const GateSlot slot = gate_.carrier_slot();
+  heal_area(slot).program = borrowed_action_;
+  const std::uint64_t program = slot.remote + kHealAreaOffset + offsetof(HealArea, program);
+  STASIS_TRY(unguarded_call(SYS_rt_sigaction, {std::uint64_t(report_signal_), program, 0, kSigsetSize}, patience));
+  borrowed_ = false;
+  return {};
+}
+
+// Control block and healing frame of a thread in its slot.
+Result<void> TracedProcess::prepare_slot(TracedThread& thread, const GateSlot& slot) {
+  std::int32_t inner_tid = inner_tgid_;
+  if (thread.tid() != pid_) {
+    const kernel::ProcStatus status = STASIS_TRY(proc_.thread_status(thread.tid()));
+    inner_tid = status.ns_pid.empty() ? thread.tid().value() : status.ns_pid.back();
+  }
+  const arch::SigframeInput input{
+      .registers = thread.registers, .xstate = thread.xstate, .signal_mask = thread.signal_mask};
+  const auto frame = STASIS_TRY(arch::make_sigframe_above(input, slot.remote + kFrameOffset));
+  STASIS_INVARIANT(frame.address + frame.bytes.size() <= slot.remote + Batch::kArenaOffset);
+  std::ranges::copy(frame.bytes, slot.local + (frame.address - slot.remote));
+  arch::GateControl& control = slot.control();
+  control.tgid = inner_tgid_;
+  control.tid = inner_tid;
+  control.signal = report_signal_;
+  control.heal_ops = 0;
+  control.heal_count = 0;
+  control.heal_frame_stack = arch::sigreturn_stack_pointer(frame.address);
+  control.report = {};
+  control.report.si_signo = report_signal_;
+  control.report.si_code = arch::kReportCode;
+  return {};
+}
+
+Result<void> TracedProcess::open_gate(const Gadgets& gadgets, const std::vector<kernel::Vma>& vmas,
+                                      const Patience& patience) {
+  STASIS_INVARIANT(settled_ && !gate_open());
+  gadgets_ = gadgets;
+  if (!gadgets_.syscall) {
+    return Error(Errc::kUnsupportedTask, fmt::format("pid {}: no system-call instruction found in its code", pid_.value()));
+  }
+  STASIS_TRY(choose_report_signal());
+  STASIS_TRY(place_stack_frame(vmas));
+  // Any NUL-terminated string does for a name; without a stack of ours to write to, the vdso's bytes must serve.
+  std::uint64_t name = stack_name_;
+  if (!name) {
+    const auto vdso = std::ranges::find(vmas, "[vdso]", &kernel::Vma::path);
+    if (vdso == vmas.end()) {
+      return Error(Errc::kUnsupportedTask, fmt::format("pid {}: has neither a main stack nor a vdso", pid_.value()));
+    }
+    constexpr std::uint64_t kEmptyStringInElfHeader = 15;
+    name = vdso->start + kEmptyStringInElfHeader;
+  }
+  STASIS_TRY(map_gate(name, patience));
+  STASIS_TRY(prepare_slot(carrier(), gate_.carrier_slot()));
+  if (borrowed_) STASIS_TRY(borrow_report_signal(patience));
+  return {};
+}
+
+Result<void> TracedProcess::run(const Batch& batch, const Patience& patience) {
+  STASIS_TRY(carrier().start(gate_, batch, report_signal_));
+  return carrier().await_report(patience);
+}
+
+Result<void> TracedProcess::run_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect,
+                                               const Patience& patience) {
+  for (std::size_t first = 0; first < threads_.size(); first += GateMemory::kSmallSlots) {
+    const std::size_t count = std::min(GateMemory::kSmallSlots, threads_.size() - first);
+    std::vector<Batch> batches;
+    for (std::size_t i = 0; i < count; ++i) {
+      TracedThread& thread = threads_[first + i];
+      const GateSlot slot = &thread == &carrier() ? gate_.carrier_slot() : gate_.small_slot(i);
+      if (&thread != &carrier()) STASIS_TRY(prepare_slot(thread, slot));
+      build(thread, batches.emplace_back(slot));
+      STASIS_TRY(thread.start(gate_, batches.back(), report_signal_));
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      TracedThread& thread = threads_[first + i];
+      STASIS_TRY(thread.await_report(patience));
+      collect(thread, batches[i]);
+      if (&thread != &carrier()) STASIS_TRY(thread.put_back());
+    }
+  }
+  return {};
+}
+
+Result<void> TracedProcess::restore(const Patience& patience) {
+  Result<void> first;
+  const auto note = [&](Result<void> result) {
+    if (!result && first) first = std::move(result);
+  };
+  // A thread whose batch was broken off still runs in the gate: let it come to its end.
+  for (TracedThread& thread : threads_) {
+    if (thread.state() == TracedThread::State::kRunning && gate_open()) note(thread.await_report(patience));
+  }
+  forget_gone_threads();
+  if (threads_.empty()) return first;
+  if (gate_open()) {
+    for (TracedThread& thread : threads_) {
+      if (&thread != &carrier()) note(thread.put_back());
+    }
+    if (borrowed_) note(give_signal_back(patience));
+    auto unmapped = unguarded_call(SYS_munmap, {gate_.remote(), GateMemory::total_size()}, patience);
+    if (!unmapped) note(Error(std::move(unmapped).error()));
+    gate_ = GateMemory();
+  }
+  for (TracedThread& thread : threads_) note(thread.put_back());
+  return first;
+}
+
+Result<void> TracedProcess::resume() {
+  if (threads_.empty()) return {};
+  Patience patience(std::chrono::hours(1), nullptr);
+  Result<void> result;
+  // Put back again where a call failed for once (a fault test, a signal): nothing is lost by a second try.
+  for (int attempt = 0; settled_ && attempt < 3; ++attempt) {
+    result = restore(patience);
+    if (result) break;
+  }
+  std::vector<std::pair<HostPid, int>> held;
+  for (TracedThread& thread : threads_) {
+    if (!settled_) thread.await_stop_briefly();
+    for (const int signal : thread.held_signals()) held.emplace_back(thread.tid(), signal);
+    thread.detach();
+  }
+  for (const auto& [tid, signal] : held) {
+    if (auto sent = kernel::send_thread_signal(pid_, tid, signal); !sent) log::debug("tracee", "{}", sent.error().message());
+  }
+  threads_.clear();
+  settled_ = false;
+  return result;
+}
+
+void TracedProcess::kill() {
+  if (threads_.empty()) return;
+  (void)kernel::pidfd_send_signal(pidfd_.get(), SIGKILL);
+  for (TracedThread& thread : threads_) thread.wait_gone();
+  threads_.clear();
+  gate_ = GateMemory();
+  settled_ = false;
+}
+
+}  // namespace stasis

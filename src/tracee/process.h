@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// TracedProcess: one process, all of its threads held still, with a gate to run system calls in it.
+//
+// Order of calls: attach() -> settle() -> [look] -> open_gate() -> run()... -> resume(). Dropping it at any point puts
+// everything back and lets the process run on; it never throws that away. Between open_gate() and resume() the process
+// also survives a kill -9 of the coordinator (see arch/x86_64/thunk.h and tracee/gadgets.h).
+//
+//   auto process = STASIS_TRY(TracedProcess::attach(pid, options));
+//   STASIS_TRY(process->settle(patience));
+//   STASIS_TRY(process->open_gate(gadgets, patience));
+//   Batch batch(process->carrier_slot());
+//   const auto brk = batch.call(SYS_brk, 0);
+//   STASIS_TRY(process->run(batch, patience));
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/ids.h"
+#include "kernel/proc_dir.h"
+#include "kernel/process_memory.h"
+#include "tracee/gadgets.h"
+#include "tracee/gate.h"
+#include "tracee/patience.h"
+#include "tracee/thread.h"
+
+namespace stasis {
+
+class TracedProcess {
+ public:
+  enum class Seccomp { kNone, kSuspend };
+
+  // Seizes every thread found and asks it to stop. `seccomp`: suspend the filters (needs CAP_SYS_ADMIN).
+  static Result<std::unique_ptr<TracedProcess>> attach(HostPid pid, Seccomp seccomp);
+  ~TracedProcess();
+  TracedProcess(const TracedProcess&) = delete;
+  TracedProcess& operator=(const TracedProcess&) = delete;
+
+  HostPid pid() const { return pid_; }
+  const kernel::ProcDir& proc() const { return proc_; }
+  const kernel::ProcessMemory& memory() const { return *memory_; }
+  // Live threads, the leader first where it lives.
+  std::vector<TracedThread>& threads() { return threads_; }
+  // The thread that runs the batches.
+  TracedThread& carrier() { return threads_.front(); }
+
+  // Waits until all threads, those born meanwhile included, are stopped, and captures them. Beyond this point nothing in
+  // the process moves.
+  Result<void> settle(const Patience& patience);
+
+  // Maps the gate. REQUIRES: settled. On failure nothing of ours stays in the process.
+  Result<void> open_gate(const Gadgets& gadgets, const std::vector<kernel::Vma>& vmas, const Patience& patience);
+  bool gate_open() const { return gate_.remote() != 0; }
+  // [begin, end) of the gate in the process.
+  std::pair<std::uint64_t, std::uint64_t> gate_range() const;
+  GateSlot carrier_slot() const { return gate_.carrier_slot(); }
+  const UniqueFd& pidfd() const { return pidfd_; }
+
+  // Runs a batch that was built in carrier_slot(). Results are in the batch; this fails only if it could not be run.
+  Result<void> run(const Batch& batch, const Patience& patience);
+  // In every thread: `build` fills a batch, all run side by side, `collect` reads the results.
+  using ThreadBatch = std::function<void(TracedThread&, Batch&)>;
+  Result<void> run_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect, const Patience& patience);
+
+  // The signal whose action had to be borrowed for the gate (0: none) and the program's own action for it, as
+  // rt_sigaction(2) of the kernel lays it out.
+  int borrowed_signal() const { return borrowed_ ? report_signal_ : 0; }
+  std::array<std::uint64_t, 4> borrowed_action() const { return borrowed_action_; }
+
+  // Takes the gate down and puts every thread back as it was captured, still stopped.
+  Result<void> restore(const Patience& patience);
+  // restore() and let go. Carried through as far as it can be, even after errors; the first of them is returned.
+  Result<void> resume();
+  // SIGKILL, and waits until every thread is gone.
+  void kill();
+
+ private:
+  TracedProcess(HostPid pid, kernel::ProcDir proc) : pid_(pid), proc_(std::move(proc)) {}
+  Result<bool> attach_new_threads();
+  void forget_gone_threads();
+  Result<void> choose_report_signal();
+  Result<void> borrow_report_signal(const Patience& patience);
+  Result<void> give_signal_back(const Patience& patience);
+  Result<void> prepare_slot(TracedThread& thread, const GateSlot& slot);
+  // A call before the gate stands or when it goes.
+  Result<std::int64_t> unguarded_call(long nr, const std::array<std::uint64_t, 6>& args, const Patience& patience);
+  Result<void> place_stack_frame(const std::vector<kernel::Vma>& vmas);
+  Result<void> map_gate(std::uint64_t name, const Patience& patience);
+
+  HostPid pid_;
+  kernel::ProcDir proc_;
+  std::uint64_t options_ = 0;
+  std::vector<TracedThread> threads_;
+  std::optional<kernel::ProcessMemory> memory_;
+  bool settled_ = false;
+  UniqueFd pidfd_;
+  Gadgets gadgets_;
+  std::uint64_t stack_frame_ = 0;  // of the carrier, 0 if it has none
+  std::uint64_t stack_name_ = 0;   // the memfd's name in the target
+  GateMemory gate_;
+  int report_signal_ = 0;
+  bool borrowed_ = false;
+  std::array<std::uint64_t, 4> borrowed_action_{};
+  std::int32_t inner_tgid_ = 0;  // in the process's own pid namespace
+};
+
+}  // namespace stasis

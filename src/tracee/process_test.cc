@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "tracee/process.h"
+
+namespace stasis {
+namespace {
+
+struct Shared {
+  std::atomic<std::uint64_t> beats{0};
+  std::atomic<int> wrong{0};
+};
+
+// A child that counts in two threads, checking registers and vector state as it goes. Killed at the end.
+class Target {
+ public:
+  Target() {
+    shared_ = static_cast<Shared*>(
+        ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    new (shared_) Shared;
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      std::thread other([this] { count(3.5); });
+      count(1.25);
+    }
+    while (shared_->beats < 1000) std::this_thread::yield();
+  }
+  ~Target() {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    ::munmap(shared_, sizeof(Shared));
+  }
+  HostPid pid() const { return HostPid(pid_); }
+  const Shared& shared() const { return *shared_; }
+  // Waits until the target has moved on; says whether it did so rightly.
+  bool goes_on() const {
+    const std::uint64_t now = shared_->beats;
+    for (int i = 0; i < 5000 && shared_->beats < now + 1000; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      if (::waitpid(pid_, nullptr, WNOHANG) != 0) return false;
+    }
+    return shared_->beats >= now + 1000 && shared_->wrong == 0;
+  }
+
+ private:
+  [[noreturn]] void count(double seed) {
+    for (;;) {
+      volatile double x = seed;
+      double sum = 0;
+      for (int i = 0; i < 64; ++i) sum += x;
+      if (sum != 64 * seed) shared_->wrong = 1;
+      ++shared_->beats;
+    }
+  }
+  Shared* shared_ = nullptr;
+  pid_t pid_ = -1;
+};
+
+struct Frozen {
+  std::unique_ptr<TracedProcess> process;
+  std::vector<kernel::Vma> vmas;
+};
+
+Frozen freeze(HostPid pid, const Patience& patience) {
+  Frozen frozen;
+  auto process = TracedProcess::attach(pid, TracedProcess::Seccomp::kNone);
+  EXPECT_TRUE(process) << process.error().to_string();
+  frozen.process = std::move(*process);
+  const auto settled = frozen.process->settle(patience);
+  EXPECT_TRUE(settled) << settled.error().to_string();
+  frozen.vmas = *frozen.process->proc().maps();
+  return frozen;
+}
+
+TEST(TracedProcess, StopsEveryThreadAndLetsThemRunOn) {
+  Target target;
+  Patience patience(std::chrono::seconds(5), nullptr);
+  {
+    Frozen frozen = freeze(target.pid(), patience);
+    EXPECT_EQ(frozen.process->threads().size(), 2u);
+    const std::uint64_t beats = target.shared().beats;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    EXPECT_EQ(target.shared().beats, beats);
+  }
+  EXPECT_TRUE(target.goes_on());
+}
+
+TEST(TracedProcess, GateRunsCallsInEachThreadAndLeavesNothingBehind) {
+  Target target;
+  Patience patience(std::chrono::seconds(5), nullptr);
+  Frozen frozen = freeze(target.pid(), patience);
+  const Gadgets gadgets = find_gadgets(frozen.process->memory(), frozen.vmas);
+  EXPECT_TRUE(gadgets.safe());
+  const auto opened = frozen.process->open_gate(gadgets, frozen.vmas, patience);
+  ASSERT_TRUE(opened) << opened.error().to_string();
+  Batch batch(frozen.process->carrier_slot());
+  const auto getpid = batch.call(SYS_getpid);
+  const auto bad = batch.call(SYS_close, -1);
+  ASSERT_TRUE(frozen.process->run(batch, patience));
+  EXPECT_EQ(batch.result(getpid), target.pid().value());
+  EXPECT_EQ(batch.check(bad, "close").error().sys_errno(), EBADF);
+  std::vector<std::int64_t> tids;
+  const auto ran = frozen.process->run_in_each_thread([](TracedThread&, Batch& b) { b.call(SYS_gettid); },
+                                                      [&](TracedThread& thread, Batch& b) {
+                                                        EXPECT_EQ(b.result(0), thread.tid().value());
+                                                        tids.push_back(b.result(0));
+                                                      },
+                                                      patience);
+  ASSERT_TRUE(ran) << ran.error().to_string();
+  EXPECT_EQ(tids.size(), 2u);
+  const auto resumed = frozen.process->resume();
+  EXPECT_TRUE(resumed) << resumed.error().to_string();
+  EXPECT_TRUE(target.goes_on());
+  EXPECT_TRUE(kernel::same_layout(frozen.vmas, *kernel::ProcDir::open(target.pid())->maps()));
+}
+
+TEST(TracedProcess, SurvivesAKilledCoordinatorWhileTheGateStands) {
+  Target target;
+  const pid_t coordinator = ::fork();
+  if (coordinator == 0) {
+    Patience patience(std::chrono::seconds(5), nullptr);
+    Frozen frozen = freeze(target.pid(), patience);
+    if (!frozen.process->open_gate(find_gadgets(frozen.process->memory(), frozen.vmas), frozen.vmas, patience)) ::_exit(1);
+    Batch batch(frozen.process->carrier_slot());
+    batch.call(SYS_getpid);
+    if (!frozen.process->run(batch, patience)) ::_exit(1);
+    ::raise(SIGKILL);
+  }
+  int status = 0;
+  ::waitpid(coordinator, &status, 0);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  EXPECT_TRUE(target.goes_on());
+}
+
+}  // namespace
+}  // namespace stasis
