@@ -8,13 +8,13 @@ namespace stasis {
 
 // Kinds below 32 hang on tasks, from 32 on they are open file descriptions, from 128 on what those share in turn.
 namespace kind {
-inline constexpr ObjType kMemory = 1;      // an address space
-inline constexpr ObjType kFileTable = 2;   // a descriptor table
-inline constexpr ObjType kFs = 3;          // root, working directory, umask
-inline constexpr ObjType kSighand = 4;     // signal actions
-inline constexpr ObjType kPathFile = 32;   // opened by path: regular file, directory, harmless device, O_PATH
-inline constexpr ObjType kPipeEnd = 33;    // one end of a pipe or FIFO
-inline constexpr ObjType kExternal = 34;   // leads outside the tree; bound anew at restart
+inline constexpr ObjType kMemory = 1;     // an address space
+inline constexpr ObjType kFileTable = 2;  // a descriptor table
+inline constexpr ObjType kFs = 3;         // root, working directory, umask
+inline constexpr ObjType kSighand = 4;    // signal actions
+inline constexpr ObjType kPathFile = 32;  // opened by path: regular file, directory, harmless device, O_PATH
+inline constexpr ObjType kPipeEnd = 33;   // one end of a pipe or FIFO
+inline constexpr ObjType kExternal = 34;  // leads outside the tree; bound anew at restart
 inline constexpr ObjType kEventFd = 35;
 inline constexpr ObjType kEpoll = 36;
 inline constexpr ObjType kTimerFd = 37;

@@ -21,7 +21,8 @@ struct Obstacle {
   std::string help;  // what the user can do; may be empty
 
   std::string to_string() const {
-    const std::string where = fd >= 0 ? fmt::format("pid {} fd {}", pid.value(), fd) : fmt::format("pid {}", pid.value());
+    const std::string where =
+        fd >= 0 ? fmt::format("pid {} fd {}", pid.value(), fd) : fmt::format("pid {}", pid.value());
     return fmt::format("{} ({}): {}", where, object, why);
   }
   Error to_error() const { return Error(code, to_string()).with_help(help); }
@@ -33,8 +34,8 @@ using Obstacles = std::vector<Obstacle>;
 inline Error to_error(const Obstacles& obstacles) {
   Error error = obstacles.front().to_error();
   if (obstacles.size() == 1) return error;
-  const std::string more = fmt::format("{} more; 'stasis check {}' lists all", obstacles.size() - 1,
-                                       obstacles.front().pid.value());
+  const std::string more =
+      fmt::format("{} more; 'stasis check {}' lists all", obstacles.size() - 1, obstacles.front().pid.value());
   return std::move(error).with_help(error.help().empty() ? more : error.help() + "; " + more);
 }
 

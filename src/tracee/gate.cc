@@ -37,7 +37,8 @@ std::size_t GateMemory::code_size() { return page_size(); }
 std::size_t GateMemory::total_size() { return code_size() + kCarrierSlotSize + kSmallSlots * kSmallSlotSize; }
 
 Result<GateMemory> GateMemory::map(const UniqueFd& memfd) {
-  if (::ftruncate(memfd.get(), static_cast<off_t>(total_size())) != 0) return Error::from_errno(errno, "ftruncate gate");
+  if (::ftruncate(memfd.get(), static_cast<off_t>(total_size())) != 0)
+    return Error::from_errno(errno, "ftruncate gate");
   void* const memory = ::mmap(nullptr, total_size(), PROT_READ | PROT_WRITE, MAP_SHARED, memfd.get(), 0);
   if (memory == MAP_FAILED) return Error::from_errno(errno, "mmap gate");
   GateMemory gate;

@@ -33,9 +33,11 @@ Result<std::uint64_t> find_hole(std::vector<Range> taken, std::uint64_t size) {
   std::uint64_t candidate = kLowestGate;
   for (const auto& [start, end] : taken) {
     if (start >= candidate && start - candidate >= size + kGateDistance) break;
-    if (end <= kHighestGate) candidate = std::max(candidate, (end + kGateDistance + kGateAlignment - 1) & ~(kGateAlignment - 1));
+    if (end <= kHighestGate)
+      candidate = std::max(candidate, (end + kGateDistance + kGateAlignment - 1) & ~(kGateAlignment - 1));
   }
-  if (candidate > kHighestGate - size) return Error(Errc::kNoMemory, "no address range is free in all processes of the image");
+  if (candidate > kHighestGate - size)
+    return Error(Errc::kNoMemory, "no address range is free in all processes of the image");
   return candidate;
 }
 
@@ -51,7 +53,8 @@ RestartGate::~RestartGate() {
 
 Result<RestartGate> RestartGate::create(std::span<const Range> taken) {
   std::vector<Range> ranges(taken.begin(), taken.end());
-  const auto own = STASIS_TRY(kernel::parse_maps(STASIS_TRY(read_file(AT_FDCWD, "/proc/self/maps"))));
+  const std::string maps = STASIS_TRY(read_file(AT_FDCWD, "/proc/self/maps"));
+  const auto own = STASIS_TRY(kernel::parse_maps(maps));
   for (const kernel::Vma& vma : own) ranges.emplace_back(vma.start, vma.end);
   const std::uint64_t address = STASIS_TRY(find_hole(std::move(ranges), GateMemory::total_size()));
   const UniqueFd memfd(::memfd_create(std::string(GateMemory::kName).c_str(), MFD_CLOEXEC));
@@ -89,7 +92,8 @@ NewProcess::~NewProcess() {
 Result<NewProcess> NewProcess::create(const RestartGate& gate, std::int32_t pid, int report_signal,
                                       const Patience& patience) {
   const std::array pids{pid};
-  const HostPid made = STASIS_TRY(kernel::clone3_process(0, SIGCHLD, std::span(pids).first(pid ? 1 : 0), wait_in_pause, nullptr));
+  const HostPid made =
+      STASIS_TRY(kernel::clone3_process(0, SIGCHLD, std::span(pids).first(pid ? 1 : 0), wait_in_pause, nullptr));
   NewProcess process(gate, made, report_signal);
   auto seized = TracedThread::seize(made, kernel::kExitKill);
   if (!seized) {
@@ -121,8 +125,8 @@ Result<void> NewProcess::run(const Batch& batch, const Patience& patience) {
 }
 
 Result<void> NewProcess::create_threads(std::span<const ThreadSpec> threads, const Patience& patience) {
-  constexpr std::uint64_t kThreadFlags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
-                                         CLONE_PTRACE;
+  constexpr std::uint64_t kThreadFlags =
+      CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_PTRACE;
   while (!threads.empty()) {
     Batch calls = batch();
     std::size_t count = 0;
@@ -181,7 +185,8 @@ Result<void> NewProcess::run_in_each_thread(const ThreadBatch& build, const Thre
 }
 
 Result<std::int64_t> NewProcess::start_and_interrupt(TracedThread& thread, std::uint64_t insn, long nr,
-                                                     const std::array<std::uint64_t, 6>& args, const Patience& patience) {
+                                                     const std::array<std::uint64_t, 6>& args,
+                                                     const Patience& patience) {
   return thread.start_and_interrupt(insn, nr, args, patience);
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// NewProcess: a process being made at a restart. It starts as a copy of the coordinator that waits in pause(), and becomes
-// somebody else by the system calls it is made to run through the gate, which it inherits.
+// NewProcess: a process being made at a restart. It starts as a copy of the coordinator that waits in pause(), and
+// becomes somebody else by the system calls it is made to run through the gate, which it inherits.
 //
-// If the coordinator dies before release(), the kernel kills the process (PTRACE_O_EXITKILL): a half-built restart disappears.
+// If the coordinator dies before release(), the kernel kills the process (PTRACE_O_EXITKILL): a half-built restart
+// disappears.
 #pragma once
 
 #include <functional>
@@ -21,7 +22,8 @@ namespace stasis {
 class RestartGate {
  public:
   RestartGate() = default;
-  RestartGate(RestartGate&& other) noexcept : memory_(std::move(other.memory_)), address_(std::exchange(other.address_, 0)) {}
+  RestartGate(RestartGate&& other) noexcept
+      : memory_(std::move(other.memory_)), address_(std::exchange(other.address_, 0)) {}
   RestartGate& operator=(RestartGate&&) = delete;
   ~RestartGate();
 
@@ -39,12 +41,13 @@ class RestartGate {
 class NewProcess {
  public:
   struct ThreadSpec {
-    std::int32_t tid = 0;                // wanted, in the coordinator's pid namespace
+    std::int32_t tid = 0;               // wanted, in the coordinator's pid namespace
     std::uint64_t clear_child_tid = 0;  // address, 0: none
   };
 
   // `pid` 0: the kernel's choice. `report_signal`: one that the image holds none of pending.
-  static Result<NewProcess> create(const RestartGate& gate, std::int32_t pid, int report_signal, const Patience& patience);
+  static Result<NewProcess> create(const RestartGate& gate, std::int32_t pid, int report_signal,
+                                   const Patience& patience);
   NewProcess(NewProcess&& other) noexcept;
   NewProcess& operator=(NewProcess&&) = delete;
   // Kills it unless released.
@@ -63,8 +66,9 @@ class NewProcess {
   // In every thread side by side: `build` fills the batch of threads()[index], `collect` looks at the results.
   Result<void> run_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect, const Patience& patience);
 
-  // Starts the system call `nr` in a thread for real and interrupts it at once, so that the kernel owns a restart block for it. Yields
-  // the result register: arch::kErestartBlock, or what the call returned because it did not have to wait.
+  // Starts the system call `nr` in a thread for real and interrupts it at once, so that the kernel owns a restart block
+  // for it. Yields the result register: arch::kErestartBlock, or what the call returned because it did not have to
+  // wait.
   Result<std::int64_t> start_and_interrupt(TracedThread& thread, std::uint64_t insn, long nr,
                                            const std::array<std::uint64_t, 6>& args, const Patience& patience);
   // Unmaps the gate by the syscall instruction at `insn`. No batch can run afterwards.

@@ -13,7 +13,7 @@ void tick(int) {}  // its only purpose is to interrupt a wait
 
 Patience::Patience(std::chrono::nanoseconds timeout, const std::atomic<bool>* cancelled)
     : deadline_(std::chrono::steady_clock::now() + timeout), timeout_(timeout), cancelled_(cancelled) {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = tick;  // without SA_RESTART
   ::sigaction(SIGALRM, &action, &previous_);
   sigevent event{};
@@ -36,8 +36,7 @@ Result<void> Patience::check() const {
     return Error(Errc::kInterrupted, "interrupted by a signal");
   }
   if (std::chrono::steady_clock::now() >= deadline_) {
-    return Error(Errc::kTimeout, fmt::format("gave up after {:.1f} s",
-                                             std::chrono::duration<double>(timeout_).count()))
+    return Error(Errc::kTimeout, fmt::format("gave up after {:.1f} s", std::chrono::duration<double>(timeout_).count()))
         .with_help("--timeout allows more");
   }
   return {};

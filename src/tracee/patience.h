@@ -34,7 +34,7 @@ class Patience {
   bool patient_for_ever_ = false;
   timer_t timer_{};
   bool armed_ = false;
-  struct sigaction previous_ {};
+  struct sigaction previous_{};
 };
 
 }  // namespace stasis

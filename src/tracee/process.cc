@@ -43,7 +43,8 @@ Result<std::unique_ptr<TracedProcess>> TracedProcess::attach(HostPid pid, Seccom
   process->pidfd_ = STASIS_TRY(kernel::pidfd_open(pid));
   process->memory_ = STASIS_TRY(kernel::ProcessMemory::open(process->proc_));
   STASIS_TRY(process->attach_new_threads());
-  if (process->threads_.empty()) return Error(Errc::kNoSuchProcess, fmt::format("pid {} has no live thread", pid.value()));
+  if (process->threads_.empty())
+    return Error(Errc::kNoSuchProcess, fmt::format("pid {} has no live thread", pid.value()));
   return process;
 }
 
@@ -94,7 +95,8 @@ std::pair<std::uint64_t, std::uint64_t> TracedProcess::gate_range() const {
   return {gate_.remote(), gate_.remote() ? gate_.remote() + GateMemory::total_size() : 0};
 }
 
-// A signal that the program ignores now, does not wait for, and has none of pending: it can be queued without being noticed.
+// A signal that the program ignores now, does not wait for, and has none of pending: it can be queued without being
+// noticed.
 Result<void> TracedProcess::choose_report_signal() {
   const kernel::ProcStatus status = STASIS_TRY(proc_.status());
   inner_tgid_ = status.ns_tgid.empty() ? pid_.value() : status.ns_tgid.back();
@@ -154,19 +156,17 @@ Result<void> TracedProcess::map_gate(std::uint64_t name, const Patience& patienc
   const auto map = [&]() -> Result<void> {
     const UniqueFd here = STASIS_TRY(kernel::pidfd_getfd(pidfd_.get(), static_cast<int>(memfd)));
     GateMemory gate = STASIS_TRY(GateMemory::map(here));
-    const std::int64_t base =
-        STASIS_TRY(unguarded_call(SYS_mmap,
-                                  {0, GateMemory::total_size(), PROT_READ | PROT_WRITE, MAP_SHARED,
-                                   static_cast<std::uint64_t>(memfd), 0},
-                                  patience));
+    const std::int64_t base = STASIS_TRY(unguarded_call(
+        SYS_mmap,
+        {0, GateMemory::total_size(), PROT_READ | PROT_WRITE, MAP_SHARED, static_cast<std::uint64_t>(memfd), 0},
+        patience));
     if (base < 0 && base >= -4095) return failed(base, "mmap");
     gate.set_remote(static_cast<std::uint64_t>(base));
     gate_ = std::move(gate);
-    const std::int64_t code =
-        STASIS_TRY(unguarded_call(SYS_mmap,
-                                  {gate_.remote(), GateMemory::code_size(), PROT_READ | PROT_EXEC,
-                                   MAP_SHARED | MAP_FIXED, static_cast<std::uint64_t>(memfd), 0},
-                                  patience));
+    const std::int64_t code = STASIS_TRY(unguarded_call(SYS_mmap,
+                                                        {gate_.remote(), GateMemory::code_size(), PROT_READ | PROT_EXEC,
+                                                         MAP_SHARED | MAP_FIXED, static_cast<std::uint64_t>(memfd), 0},
+                                                        patience));
     if (code < 0 && code >= -4095) return failed(code, "mmap of code");
     return {};
   };
@@ -232,7 +232,8 @@ Result<void> TracedProcess::open_gate(const Gadgets& gadgets, const std::vector<
   STASIS_INVARIANT(settled_ && !gate_open());
   gadgets_ = gadgets;
   if (!gadgets_.syscall) {
-    return Error(Errc::kUnsupportedTask, fmt::format("pid {}: no system-call instruction found in its code", pid_.value()));
+    return Error(Errc::kUnsupportedTask,
+                 fmt::format("pid {}: no system-call instruction found in its code", pid_.value()));
   }
   STASIS_TRY(choose_report_signal());
   STASIS_TRY(place_stack_frame(vmas));
@@ -319,7 +320,8 @@ Result<void> TracedProcess::resume() {
     thread.detach();
   }
   for (const auto& [tid, signal] : held) {
-    if (auto sent = kernel::send_thread_signal(pid_, tid, signal); !sent) log::debug("tracee", "{}", sent.error().message());
+    if (auto sent = kernel::send_thread_signal(pid_, tid, signal); !sent)
+      log::debug("tracee", "{}", sent.error().message());
   }
   threads_.clear();
   settled_ = false;

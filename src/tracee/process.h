@@ -46,8 +46,8 @@ class TracedProcess {
   // The thread that runs the batches.
   TracedThread& carrier() { return threads_.front(); }
 
-  // Waits until all threads, those born meanwhile included, are stopped, and captures them. Beyond this point nothing in
-  // the process moves.
+  // Waits until all threads, those born meanwhile included, are stopped, and captures them. Beyond this point nothing
+  // in the process moves.
   Result<void> settle(const Patience& patience);
 
   // Maps the gate. REQUIRES: settled. On failure nothing of ours stays in the process.

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "tracee/process.h"
+
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -9,8 +11,6 @@
 #include <atomic>
 #include <chrono>
 #include <thread>
-
-#include "tracee/process.h"
 
 namespace stasis {
 namespace {
@@ -130,7 +130,8 @@ TEST(TracedProcess, SurvivesAKilledCoordinatorWhileTheGateStands) {
   if (coordinator == 0) {
     Patience patience(std::chrono::seconds(5), nullptr);
     Frozen frozen = freeze(target.pid(), patience);
-    if (!frozen.process->open_gate(find_gadgets(frozen.process->memory(), frozen.vmas), frozen.vmas, patience)) ::_exit(1);
+    if (!frozen.process->open_gate(find_gadgets(frozen.process->memory(), frozen.vmas), frozen.vmas, patience))
+      ::_exit(1);
     Batch batch(frozen.process->carrier_slot());
     batch.call(SYS_getpid);
     if (!frozen.process->run(batch, patience)) ::_exit(1);

@@ -14,7 +14,9 @@ namespace {
 
 constexpr std::size_t kXstateLimit = std::size_t{64} << 10;
 
-Error gone(HostPid tid) { return Error(Errc::kTargetLost, fmt::format("thread {} ended while Stasis held it", tid.value())); }
+Error gone(HostPid tid) {
+  return Error(Errc::kTargetLost, fmt::format("thread {} ended while Stasis held it", tid.value()));
+}
 
 std::span<const std::byte> as_bytes(const arch::Registers& registers) {
   return std::as_bytes(std::span(&registers, 1));
@@ -83,8 +85,8 @@ Result<void> TracedThread::start(const GateMemory& gate, const Batch& batch, int
   STASIS_INVARIANT(state_ == State::kStopped);
   const GateSlot& slot = batch.slot();
   slot.control().stop_on_error = batch.on_error() == Batch::OnError::kStop;
-  const auto entry =
-      arch::with_thunk(registers, gate.thunk(), slot.remote, batch.remote_ops(), static_cast<std::uint64_t>(batch.size()));
+  const auto entry = arch::with_thunk(registers, gate.thunk(), slot.remote, batch.remote_ops(),
+                                      static_cast<std::uint64_t>(batch.size()));
   STASIS_TRY(kernel::ptrace_set_regset(tid_, NT_PRSTATUS, as_bytes(entry)));
   STASIS_TRY(block_signals(report_signal));
   report_signal_ = report_signal;
@@ -97,9 +99,10 @@ Result<void> TracedThread::pass_over(kernel::WaitStatus status, int report_signa
                                      Result<void> (*resume)(HostPid, int)) {
   if (status.event() == 0) {
     const int signal = status.stop_signal() & 0x7f;
-    const bool fault = signal == SIGSEGV || signal == SIGBUS || signal == SIGILL || signal == SIGTRAP || signal == SIGFPE ||
-                       signal == SIGSYS;
-    if (fault) return Error(Errc::kInternal, fmt::format("thread {} got signal {} inside the gate", tid_.value(), signal));
+    const bool fault = signal == SIGSEGV || signal == SIGBUS || signal == SIGILL || signal == SIGTRAP ||
+                       signal == SIGFPE || signal == SIGSYS;
+    if (fault)
+      return Error(Errc::kInternal, fmt::format("thread {} got signal {} inside the gate", tid_.value(), signal));
     // SIGSTOP can't be blocked, and the report signal may also come from others: sent again once the thread is its own.
     const bool wanted = signal != report_signal || (signal_mask >> (signal - 1) & 1);
     if (wanted) held_signals_.push_back(signal);

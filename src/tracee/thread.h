@@ -15,7 +15,8 @@
 
 namespace stasis {
 
-// Every function must be called by the thread that seized. Dropping a TracedThread does nothing: whoever owns it lets it go.
+// Every function must be called by the thread that seized. Dropping a TracedThread does nothing: whoever owns it lets
+// it go.
 class TracedThread {
  public:
   enum class State { kRunning, kStopped, kGone };
@@ -35,22 +36,23 @@ class TracedThread {
   // Reads registers, extended state and signal mask into the fields below. REQUIRES: stopped.
   Result<void> capture();
 
-  // Starts a batch without waiting / waits for its report. Between captures the thread may run any number of batches; its
-  // own state stays in the fields below and healing(): it is put back by leave_gate().
+  // Starts a batch without waiting / waits for its report. Between captures the thread may run any number of batches;
+  // its own state stays in the fields below and healing(): it is put back by leave_gate().
   Result<void> start(const GateMemory& gate, const Batch& batch, int report_signal);
   Result<void> await_report(const Patience& patience);
   // One system call at the instruction `insn` with stack pointer `stack`, by system-call stops. The result register.
   Result<std::int64_t> single_call(std::uint64_t insn, std::uint64_t stack, long nr,
                                    const std::array<std::uint64_t, 6>& args, const Patience& patience);
-  // Starts the call for real and interrupts it once it waits; the result register. See NewProcess::start_and_interrupt().
+  // Starts the call for real and interrupts it once it waits; the result register. See
+  // NewProcess::start_and_interrupt().
   Result<std::int64_t> start_and_interrupt(std::uint64_t insn, long nr, const std::array<std::uint64_t, 6>& args,
                                            const Patience& patience);
   // Puts the captured registers and mask back. REQUIRES: stopped.
   Result<void> put_back();
   // Lets it run on. Never fails for good: a thread that is gone is gone.
   void detach();
-  // A stop was asked for but not waited for: waits a moment, since only a stopped thread can be let go. One that does not
-  // stop (a parent in vfork) is let go by the kernel when the coordinator ends.
+  // A stop was asked for but not waited for: waits a moment, since only a stopped thread can be let go. One that does
+  // not stop (a parent in vfork) is let go by the kernel when the coordinator ends.
   void await_stop_briefly();
   // After SIGKILL: waits until the thread is gone, so that it leaves no zombie of ours.
   void wait_gone();

@@ -40,8 +40,8 @@ inline std::array<std::uint64_t, 6> syscall_arguments(const Registers& regs) {
 // Is the result one that the kernel replaces by a restart when the thread goes on?
 inline bool awaits_restart(const Registers& regs) {
   const std::int64_t result = syscall_result(regs);
-  return interrupted_syscall(regs) >= 0 && (result == kErestartSys || result == kErestartNoIntr ||
-                                            result == kErestartNoHand || result == kErestartBlock);
+  return interrupted_syscall(regs) >= 0 &&
+         (result == kErestartSys || result == kErestartNoIntr || result == kErestartNoHand || result == kErestartBlock);
 }
 
 // Makes the thread execute its interrupted call once more from the start, without the kernel's help.

@@ -28,8 +28,8 @@ struct Sigframe {
 
 // Bytes that a frame for this extended state takes at most, alignment included.
 std::size_t sigframe_size(std::span<const std::byte> xstate);
-// Builds the frame so that it ends at or below `top`. A call that awaits its restart is executed anew from its start, since
-// rt_sigreturn clears the kernel's restart block. The alternate stack is left as it is.
+// Builds the frame so that it ends at or below `top`. A call that awaits its restart is executed anew from its start,
+// since rt_sigreturn clears the kernel's restart block. The alternate stack is left as it is.
 Result<Sigframe> make_sigframe_below(const SigframeInput& input, std::uint64_t top);
 // Builds the frame so that it starts at or above `bottom`.
 Result<Sigframe> make_sigframe_above(const SigframeInput& input, std::uint64_t bottom);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The only foreign code that ever runs in a target: position-independent, about 150 bytes.
 //
-// It runs a batch of system calls out of memory shared with the coordinator, then reports by queueing a signal to itself
-// whose present action is "ignore". A tracer sees that as a signal-delivery-stop and suppresses it. Where there is no tracer
-// any more (kill -9 of the coordinator) the kernel drops the signal, and the thread goes on: it undoes what was borrowed
-// (the heal operations) and leaves through rt_sigreturn on a frame that holds its own state. It heals itself.
+// It runs a batch of system calls out of memory shared with the coordinator, then reports by queueing a signal to
+// itself whose present action is "ignore". A tracer sees that as a signal-delivery-stop and suppresses it. Where there
+// is no tracer any more (kill -9 of the coordinator) the kernel drops the signal, and the thread goes on: it undoes
+// what was borrowed (the heal operations) and leaves through rt_sigreturn on a frame that holds its own state. It heals
+// itself.
 #pragma once
 
 #include <signal.h>
@@ -51,7 +52,8 @@ std::size_t thunk_report_offset();
 Registers with_thunk(Registers base, std::uint64_t thunk, std::uint64_t control, std::uint64_t ops,
                      std::uint64_t count);
 
-// Byte patterns of `syscall; ret` and of a signal restorer (`mov $15,%rax; syscall`): any C library has both in its text.
+// Byte patterns of `syscall; ret` and of a signal restorer (`mov $15,%rax; syscall`): any C library has both in its
+// text.
 std::span<const std::byte> syscall_return_pattern();
 std::span<const std::byte> sigreturn_pattern();
 

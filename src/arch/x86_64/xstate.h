@@ -22,8 +22,8 @@ std::size_t xstate_size(std::uint64_t features);
 // XSTATE_BV of a saved area: the features that are not in their initial state. 0 if the area is too short.
 std::uint64_t xstate_in_use(std::span<const std::byte> area);
 
-// The area as a signal frame must hold it, so that rt_sigreturn(2) takes it whole: cut to what the task may own, software
-// bytes and trailing magic filled in. The result must be placed at a 64-byte boundary.
+// The area as a signal frame must hold it, so that rt_sigreturn(2) takes it whole: cut to what the task may own,
+// software bytes and trailing magic filled in. The result must be placed at a 64-byte boundary.
 Result<std::vector<std::byte>> xstate_for_sigframe(std::span<const std::byte> area);
 
 }  // namespace stasis::arch

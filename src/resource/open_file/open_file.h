@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// OpenFile: one open file description of the tree as a checkpoint sees it, and FileKind: the row by which the engine treats
-// a kind of file without knowing it. Adding a kind of descriptor is one folder under src/resource and one row in
+// OpenFile: one open file description of the tree as a checkpoint sees it, and FileKind: the row by which the engine
+// treats a kind of file without knowing it. Adding a kind of descriptor is one folder under src/resource and one row in
 // src/resource/file_kinds.cc.
 #pragma once
 
@@ -35,7 +35,7 @@ struct FileHolder {
 struct OpenFile {
   std::vector<FileHolder> holders;  // at least one; those that share it by dup, fork or SCM_RIGHTS
   std::string link;                 // what /proc/PID/fd/N says
-  struct ::stat stat {};
+  struct ::stat stat{};
   kernel::FdInfo info;  // offset, flags, and the kind's own lines
   UniqueFd held;        // our duplicate (pidfd_getfd); empty in `stasis check`, which takes none
   const FileKind* kind = nullptr;
