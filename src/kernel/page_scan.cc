@@ -10,6 +10,7 @@
 #include <cerrno>
 
 #include "base/file.h"
+#include "kernel/page_size.h"
 #include "kernel/raw.h"
 #include "kernel/without.h"
 
@@ -47,11 +48,6 @@ constexpr std::uint64_t kEntryGuard = std::uint64_t{1} << 58;
 constexpr std::uint64_t kEntryFile = std::uint64_t{1} << 61;
 constexpr std::uint64_t kEntrySwapped = std::uint64_t{1} << 62;
 constexpr std::uint64_t kEntryPresent = std::uint64_t{1} << 63;
-
-std::uint64_t page_size() {
-  static const auto size = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-  return size;
-}
 
 void append(std::vector<PageRun>& runs, std::uint64_t start, std::uint64_t end) {
   if (!runs.empty() && runs.back().end == start) {
