@@ -3,6 +3,7 @@
 
 A Lab is one test's own directory, user and processes. It is a child subreaper, so that whatever a test starts (or Stasis
 starts for it) stays below it: at the end nothing may be left, and only what is below it is ever killed."""
+import argparse
 import contextlib
 import ctypes
 import json
@@ -325,6 +326,19 @@ class Lab:
         return pid
 
 
+def cpu_seconds(pid):
+    """CPU time that all threads of `pid` have used so far; 0 if it is gone."""
+    fields = proc_text(pid, "stat").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if len(fields) > 12 else 0.0
+
+
+def json_of(result):
+    try:
+        return json.loads(result.stdout)
+    except ValueError:
+        raise Failure(f"no JSON object on stdout: {result.stdout[:200]!r}") from None
+
+
 def main(function):
     """Runs a test program's function: exit status 0, 1 (a Failure, already explained) or 77 (Skip)."""
     try:
@@ -337,8 +351,21 @@ def main(function):
         sys.exit(1)
 
 
-def json_of(result):
-    try:
-        return json.loads(result.stdout)
-    except ValueError:
-        raise Failure(f"no JSON object on stdout: {result.stdout[:200]!r}") from None
+def run_cases(cases, seconds=120, description=None):
+    """The main program of a file of cases: PROGRAM [--stasis FILE] [--keep DIR] [--long] CASE root|user.
+    A case is a function (lab, options)."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--stasis", default="build/stasis")
+    parser.add_argument("--keep", help="directory for the files of failed tests")
+    parser.add_argument("--long", action="store_true", help="the sizes and counts of `make test-all`")
+    parser.add_argument("case", choices=cases)
+    parser.add_argument("who", choices=["root", "user"])
+    options = parser.parse_args()
+
+    def run():
+        name = f"{options.case}-{options.who}"
+        with Lab(name, options.stasis, user=options.who == "user", keep=options.keep,
+                 seconds=seconds * (10 if options.long else 1)) as lab:
+            cases[options.case](lab, options)
+            print(f"PASS {name}")
+    main(run)

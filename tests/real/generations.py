@@ -1,0 +1,119 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""One program through many lives: ten generations in a row, one image restarted twice at the same time, a checkpoint piped
+into a restart."""
+import pathlib
+import signal
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "harness"))
+from harness import Failure, run_cases  # noqa: E402  (the path comes first)
+
+PYTHON = "/usr/bin/python3"
+DIGITS = 6000
+STATUS = 3  # what pi.py ends with
+
+
+def start_pi(lab, **options):
+    """A running pi.py and the output it must have at its end."""
+    argv = [PYTHON, lab.write("pi.py", (HERE / "programs/pi.py").read_bytes()), str(DIGITS)]
+    expected = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    return lab.start(argv, **options), expected
+
+
+def lines_in(lab, name="out"):
+    return lab.read(name).count("\n")
+
+
+def expect(lab, status, expected, name="out"):
+    if status != STATUS or lab.read(name) != expected:
+        raise Failure(f"status {status}, output ends with {lab.read(name)[-200:]!r} {lab.read('err')[-500:]!r}")
+
+
+def generations(*restart_options):
+    def case(lab, _options):
+        process, expected = start_pi(lab)
+        target = process
+        for number in range(10):
+            wanted = (number + 1) * DIGITS // 10 // 12
+            lab.wait_for(lambda: lines_in(lab) >= wanted, f"output of generation {number}",
+                         target if target is process else None)
+            if lab.read("out") == expected:
+                raise Failure(f"the program had ended before generation {number + 1}")
+            image = lab.checkpoint_and_kill(target)
+            if number < 9:
+                target = lab.restart_detached(image, *restart_options)
+        expect(lab, lab.wait_exit(lab.restart_foreground(image, *restart_options), "the last generation"), expected)
+    return case
+
+
+def restarted_twice(lab, _options):
+    """Both restarts of one image run at the same time, each with its own output."""
+    process, expected = start_pi(lab, stdout=subprocess.PIPE)
+    before = b"".join(process.stdout.readline() for _ in range(50))
+    lab.checkpoint(process.pid, "--stop", image=lab.path("image"))
+    # Stopped, it prints no more than what the image knows; what was in the pipe by then belongs to both outputs.
+    process.send_signal(signal.SIGKILL)
+    rest, _ = process.communicate()
+    first = lab.restart_foreground(lab.path("image"), stdout=subprocess.PIPE)
+    second = lab.restart_foreground(lab.path("image"), stdout=subprocess.PIPE)
+    both_ran = first.poll() is None and second.poll() is None
+    for restarted in (first, second):
+        output, _ = restarted.communicate(timeout=60)
+        text = (before + rest + output).decode()
+        if restarted.returncode != STATUS or text != expected:
+            raise Failure(f"status {restarted.returncode}, output {output[:100]!r}...{output[-100:]!r} {lab.read('err')}")
+    if not both_ran:
+        raise Failure("the restarts did not run at the same time")
+
+
+def piped(lab, _options):
+    """stasis checkpoint PID --kill -o - | stasis restart -"""
+    process, expected = start_pi(lab)
+    lab.wait_for(lambda: lines_in(lab) >= 50, "output", process)
+    checkpoint = lab.start([lab.stasis, "checkpoint", process.pid, "--kill", "-o", "-"], stdout=subprocess.PIPE)
+    restart = lab.start([lab.stasis, "restart", "-"], stdin=checkpoint.stdout)
+    checkpoint.stdout.close()
+    if lab.wait_exit(checkpoint, "checkpoint") != 0:
+        raise Failure(f"checkpoint to a pipe: {lab.read('err')}")
+    lab.wait_exit(process, "the killed program")
+    expect(lab, lab.wait_exit(restart, "restart from a pipe"), expected)
+
+
+def compressed(codec):
+    def case(lab, _options):
+        process, expected = start_pi(lab)
+        lab.wait_for(lambda: lines_in(lab) >= 50, "output", process)
+        image = lab.checkpoint_and_kill(process, "--compress", codec)
+        lab.must("verify", image)
+        expect(lab, lab.wait_exit(lab.restart_foreground(image), "restart"), expected)
+    return case
+
+
+def forwarded_signal(lab, _options):
+    """SIGTERM to a foreground restart ends the program by it, and the restart dies of the same signal."""
+    process, _ = start_pi(lab)
+    lab.wait_for(lambda: lines_in(lab) >= 20, "output", process)
+    restart = lab.restart_foreground(lab.checkpoint_and_kill(process))
+    before = lines_in(lab)
+    lab.wait_for(lambda: lines_in(lab) > before, "output after the restart", restart)
+    restart.send_signal(signal.SIGTERM)
+    status = lab.wait_exit(restart, "restart after SIGTERM")
+    if status != -signal.SIGTERM:
+        raise Failure(f"restart ended with {status}, not by SIGTERM")
+
+
+CASES = {
+    "ten_generations": generations(),
+    "ten_generations_in_namespaces": generations("--pids", "namespace"),
+    "restarted_twice": restarted_twice,
+    "piped": piped,
+    "lz4": compressed("lz4"),
+    "zstd": compressed("zstd"),
+    "forwarded_signal": forwarded_signal,
+}
+
+if __name__ == "__main__":
+    run_cases(CASES, description=__doc__)
