@@ -35,8 +35,6 @@
 
 namespace stasis {
 
-// Kind of a shared object; the number is stored in images.
-using ObjType = std::uint16_t;
 // Objects that are numbered but neither referenced, saved nor restored; known to every ObjHash.
 inline constexpr ObjType kObjIgnore = 0;
 

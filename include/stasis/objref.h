@@ -22,6 +22,6 @@ class ObjRef {
 
 // The kind of a shared object as stored in an image. Opaque here: the kinds and their numbers are a table of the
 // resource layer (or of the application that has objects of its own).
-enum class ObjType : std::uint32_t;
+using ObjType = std::uint16_t;
 
 }  // namespace stasis

@@ -192,8 +192,11 @@ Result<void> ImageReader::Impl::handle_object(const StructureRecord& record) {
   if (depth_ >= kMaxNesting) {
     return Error(Errc::kImageTooDeep, fmt::format("objects are nested deeper than {}", kMaxNesting));
   }
+  if (object.type > std::numeric_limits<ObjType>::max()) {
+    return Error(Errc::kBadImage, fmt::format("object {} is of no kind", object.ref.value()));
+  }
   ++depth_;
-  Result<void> handled = handler_(object.ref, ObjType{object.type});
+  Result<void> handled = handler_(object.ref, static_cast<ObjType>(object.type));
   --depth_;
   if (!handled) return std::move(handled).error().note(fmt::format("object {}", object.ref.value()));
   return {};

@@ -27,6 +27,13 @@ enum class RecordType : std::uint32_t {
   kError = 8,
   kPadding = 9 | kIgnorableRecord,
   // tasks, threads, signals, memory: 16-63
+  kTree = 16,
+  kProcess = 17,
+  kThread = 18,
+  kMemory = 19,
+  kSighand = 20,
+  kFileTable = 21,
+  kFs = 22,
   // object kinds: 64-191
 };
 
