@@ -42,9 +42,9 @@ Result<ProcDir> ProcDir::open(HostPid pid) {
   return proc;
 }
 
-Error ProcDir::explain(Error error, const std::string& name) const {
-  const int code = error.sys_errno();
-  error = std::move(error).note(fmt::format("process {}", pid_.value()));
+Error ProcDir::explain(Error cause, const std::string& name) const {
+  const int code = cause.sys_errno();
+  Error error = std::move(cause).note(fmt::format("process {}", pid_.value()));
   if (code == ENOENT || code == ESRCH) {
     // A file that this kernel has not is another matter than a process that ended.
     if (::faccessat(dir_.get(), "stat", F_OK, 0) != 0 || name.starts_with("task/") || name.starts_with("fd")) {

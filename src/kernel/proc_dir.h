@@ -95,7 +95,7 @@ class ProcDir {
 
  private:
   ProcDir(HostPid pid, UniqueFd dir) : pid_(pid), dir_(std::move(dir)) {}
-  Error explain(Error error, const std::string& name) const;
+  Error explain(Error cause, const std::string& name) const;
   Result<std::string> link(const std::string& name) const;
   Result<std::vector<std::int32_t>> numbers_in(const std::string& name) const;
 

@@ -14,6 +14,8 @@
 #include <csignal>
 #include <thread>
 
+#include "kernel/trial.h"
+
 namespace stasis::kernel {
 namespace {
 
@@ -128,20 +130,23 @@ TEST_F(OwnProcess, AFileThatTheKernelLacksIsNotTakenForADeadProcess) {
   EXPECT_EQ(text.error().code(), Errc::kSystem);
 }
 
+Result<void> become_nobody() {
+  if (::setresuid(65534, 65534, 65534) != 0) return Error::from_errno(errno, "setresuid");
+  return {};
+}
+
 TEST(ProcDir, SomebodyElsesProcessIsRefusedWithHelp) {
-  if (::geteuid() != 0) GTEST_SKIP() << "needs root to become somebody else";
-  const pid_t pid = ::fork();
-  ASSERT_GE(pid, 0);
-  if (pid == 0) {
-    if (::setuid(65534) != 0) ::_exit(9);
-    const auto init = ProcDir::open(HostPid(::getppid()));
-    if (!init) ::_exit(2);
-    const auto fds = init->fds();
-    ::_exit(!fds && fds.error().code() == Errc::kNotOwner && !fds.error().help().empty() ? 0 : 3);
-  }
-  int status = 0;
-  ASSERT_EQ(::waitpid(pid, &status, 0), pid);
-  EXPECT_EQ(status, 0);
+  if (::geteuid() != 0 || !try_in_child(become_nobody)) GTEST_SKIP() << "needs root to become somebody else";
+  const auto result = try_in_child([]() -> Result<void> {
+    STASIS_TRY(become_nobody());
+    const ProcDir parent = STASIS_TRY(ProcDir::open(HostPid(::getppid())));
+    STASIS_TRY(parent.fds());
+    return {};
+  });
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().code(), Errc::kNotOwner);
+  EXPECT_FALSE(result.error().help().empty());
+  EXPECT_TRUE(result.error().message().starts_with("process ")) << result.error().message();
 }
 
 }  // namespace

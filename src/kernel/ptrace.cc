@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernel/ptrace.h"
 
+#include <fcntl.h>
 #include <fmt/core.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <string_view>
 
+#include "base/file.h"
+#include "kernel/proc_status.h"
 #include "kernel/raw.h"
 
 namespace stasis::kernel {
@@ -48,6 +52,38 @@ Error failed_or_unknown(std::string_view request, HostPid tid) {
   return std::move(error).with_code(Errc::kKernelFeature).with_help("a newer kernel has this request");
 }
 
+// Why the kernel answered EPERM (man 2 ptrace, "Ptrace access mode checking").
+Error explain_refusal(HostPid tid, std::uint64_t options) {
+  Error error = Error::from_errno(EPERM, fmt::format("attach to thread {}", tid.value()));
+  if (options & kSuspendSeccomp) {  // the one option that is refused by itself
+    return std::move(error).with_code(Errc::kSeccomp).with_help("suspending seccomp filters needs CAP_SYS_ADMIN");
+  }
+  const auto text = read_file(AT_FDCWD, fmt::format("/proc/{}/status", tid.value()));
+  const auto status = text ? parse_status(*text) : Result<ProcStatus>(Error(text.error()));
+  if (!status) return error;
+  if (status->tracer_pid != 0) {
+    return Error(Errc::kAlreadyTraced,
+                 fmt::format("thread {} is already traced by process {}", tid.value(), status->tracer_pid))
+        .with_help("end the debugger or tracer first");
+  }
+  const ProcStatus::Ids uid = status->uid;
+  if (uid.real != ::geteuid() || uid.effective != ::geteuid() || uid.saved != ::geteuid()) {
+    return std::move(error)
+        .with_code(Errc::kNotOwner)
+        .with_help(fmt::format("it runs as user {}; become that user, or root", uid.effective));
+  }
+  const auto yama = read_file(AT_FDCWD, "/proc/sys/kernel/yama/ptrace_scope", 16);
+  if (yama && !yama->starts_with('0')) {
+    return std::move(error).with_help(
+        "sysctl kernel.yama.ptrace_scope allows only a process's ancestors; set it to 0, start the program by "
+        "`stasis run`, or be root");
+  }
+  return std::move(error)
+      .with_code(Errc::kNotOwner)
+      .with_help(
+          "it runs with more privileges, in another user namespace, or has made itself undumpable; root can do it");
+}
+
 template <class Address, class Data>
 long call(std::string_view name, long request, HostPid tid, Address address, Data data) {
   return raw(name, SYS_ptrace, request, static_cast<long>(tid.value()), address, data);
@@ -76,8 +112,8 @@ Result<std::optional<WaitStatus>> wait_task(HostPid tid, WaitMode mode) {
 }
 
 Result<void> ptrace_seize(HostPid tid, std::uint64_t options) {
-  if (call("ptrace_seize", kSeize, tid, 0L, options) != 0) return failed("seize", tid);
-  return {};
+  if (call("ptrace_seize", kSeize, tid, 0L, options) == 0) return {};
+  return errno == EPERM ? explain_refusal(tid, options) : failed("seize", tid);
 }
 
 Result<void> ptrace_interrupt(HostPid tid) {

@@ -70,7 +70,7 @@ enum class WaitMode { kBlock, kPoll };
 Result<std::optional<WaitStatus>> wait_task(HostPid tid, WaitMode mode);
 
 // Attaches without stopping. EPERM is explained: already traced (kAlreadyTraced), another user's or privileged
-// (kNotOwner), Yama (kNotPermitted with help).
+// (kNotOwner), Yama (kNotPermitted with help), with kSuspendSeccomp always kSeccomp.
 Result<void> ptrace_seize(HostPid tid, std::uint64_t options);
 // Asks for a PTRACE_EVENT_STOP.
 Result<void> ptrace_interrupt(HostPid tid);

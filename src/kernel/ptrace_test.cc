@@ -8,7 +8,10 @@
 #include <unistd.h>
 
 #include <cstddef>
+#include <string>
 #include <vector>
+
+#include "kernel/trial.h"
 
 namespace stasis::kernel {
 namespace {
@@ -139,6 +142,25 @@ TEST_F(StoppedChild, DeathIsReportedAndLaterRequestsSayVanished) {
   ASSERT_FALSE(mask);
   EXPECT_EQ(mask.error().code(), Errc::kVanished);
   child_ = HostPid();
+}
+
+TEST_F(StoppedChild, ASecondTracerIsToldWhoHoldsIt) {
+  const auto second = try_in_child([&] { return ptrace_seize(child_, 0); });
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().code(), Errc::kAlreadyTraced);
+  EXPECT_NE(second.error().message().find(std::to_string(::getpid())), std::string::npos);
+}
+
+TEST(Seize, AnotherUsersProcessIsRefusedByName) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to become somebody else";
+  const auto result = try_in_child([]() -> Result<void> {
+    if (::setresuid(65534, 65534, 65534) != 0) return Error(Errc::kDisabled, "no other users here");
+    return ptrace_seize(HostPid(::getppid()), 0);
+  });
+  ASSERT_FALSE(result);
+  if (result.error().code() == Errc::kDisabled) GTEST_SKIP() << result.error().message();
+  EXPECT_EQ(result.error().code(), Errc::kNotOwner);
+  EXPECT_NE(result.error().help().find("user 0"), std::string::npos) << result.error().help();
 }
 
 TEST(WaitStatus, DecodesEveryKindOfStop) {
