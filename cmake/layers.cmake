@@ -6,7 +6,7 @@ set(STASIS_LAYER_LIBS "")
 
 add_library(stasis_options INTERFACE)
 target_include_directories(stasis_options INTERFACE ${CMAKE_SOURCE_DIR}/include ${CMAKE_SOURCE_DIR}/src)
-target_compile_options(stasis_options INTERFACE -Wall -Wextra -Wconversion -Wshadow -Wno-missing-field-initializers
+target_compile_options(stasis_options INTERFACE -Wall -Wextra -Wconversion -Wshadow -Wno-missing-field-initializers -fmax-errors=20
                                                 $<$<BOOL:${STASIS_WERROR}>:-Werror>)
 target_compile_definitions(stasis_options INTERFACE STASIS_VERSION="${PROJECT_VERSION}")
 

@@ -100,6 +100,7 @@ class Lab:
         self.log = []
         self.generation = 0
         self.source_stasis = stasis
+        self.program = None
 
     def __enter__(self):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -357,6 +358,7 @@ def run_cases(cases, seconds=120, description=None):
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--stasis", default="build/stasis")
     parser.add_argument("--keep", help="directory for the files of failed tests")
+    parser.add_argument("--program", help="the victim built for these tests")
     parser.add_argument("--long", action="store_true", help="the sizes and counts of `make test-all`")
     parser.add_argument("case", choices=cases)
     parser.add_argument("who", choices=["root", "user"])
@@ -366,6 +368,7 @@ def run_cases(cases, seconds=120, description=None):
         name = f"{options.case}-{options.who}"
         with Lab(name, options.stasis, user=options.who == "user", keep=options.keep,
                  seconds=seconds * (10 if options.long else 1)) as lab:
+            lab.program = options.program
             cases[options.case](lab, options)
             print(f"PASS {name}")
     main(run)

@@ -6,12 +6,12 @@
 #include <stdlib.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t *turn;
+static pthread_cond_t* turn;
 static uint64_t number = 1;
 static long holder, handed, threads, goal;
 static _Thread_local uint64_t mine;
 
-static void *pass_on(void *argument) {
+static void* pass_on(void* argument) {
   const long me = (long)(intptr_t)argument;
   pthread_mutex_lock(&lock);
   for (;;) {
@@ -29,21 +29,21 @@ static void *pass_on(void *argument) {
     if (handed >= goal) break;
   }
   pthread_mutex_unlock(&lock);
-  return (void *)(uintptr_t)mine;
+  return (void*)(uintptr_t)mine;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   if (argc != 3) return 2;
   threads = atol(argv[1]);
   goal = atol(argv[2]);
   turn = calloc((size_t)threads, sizeof *turn);
-  pthread_t *ids = calloc((size_t)threads, sizeof *ids);
+  pthread_t* ids = calloc((size_t)threads, sizeof *ids);
   for (long i = 0; i < threads; i++) pthread_cond_init(&turn[i], NULL);
   for (long i = 0; i < threads; i++)
-    if (pthread_create(&ids[i], NULL, pass_on, (void *)(intptr_t)i) != 0) return 1;
+    if (pthread_create(&ids[i], NULL, pass_on, (void*)(intptr_t)i) != 0) return 1;
   uint64_t sum = 0;
   for (long i = 0; i < threads; i++) {
-    void *value;
+    void* value;
     pthread_join(ids[i], &value);
     sum ^= (uint64_t)(uintptr_t)value;
   }

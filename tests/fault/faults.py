@@ -1,0 +1,650 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever goes wrong, the target goes on right, nothing of ours is left behind, and one line says what happened.
+
+The target is counter.c, which watches itself. After every failure it must have counted on without noticing anything; no image,
+temporary file or process may be there that was not before."""
+import ctypes
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "harness"))
+from harness import TEST_UID, Failure, Skip, descendants, json_of, proc_text, run_cases  # noqa: E402
+
+CLONE_NEWNS = 0x20000
+
+
+class Target:
+    """A running counter."""
+
+    def __init__(self, lab, *words):
+        self.lab = lab
+        for name in ("count", "wrong", "stop"):
+            (lab.dir / name).unlink(missing_ok=True)
+        self.process = lab.start([lab.install(lab.program), lab.dir, *words])
+        self.pid = self.process.pid
+        self.goes_on()
+
+    def count(self):
+        return int(self.lab.read("count") or -1)
+
+    def goes_on(self, after="the start"):
+        """It counts, has noticed nothing, and nobody traces or stops it."""
+        before = self.count()
+
+        def counted():
+            if self.lab.read("wrong"):
+                raise Failure(f"after {after} the target noticed: {self.lab.read('wrong')}")
+            return self.count() >= before + 2
+        self.lab.wait_for(counted, f"counting after {after}", self.process)
+        if "TracerPid:\t0" not in proc_text(self.pid, "status"):
+            raise Failure(f"after {after} the target is traced")
+
+    def end(self):
+        self.lab.write("stop", "")
+        status = self.lab.wait_exit(self.process, "the target")
+        if status != 0 or self.lab.read("wrong"):
+            raise Failure(f"the target ended with {status}: {self.lab.read('wrong')}")
+
+
+def expect_error(result, status, code=None):
+    """A failure as promised: this exit status, one line on stderr, with --json the code on stdout."""
+    if result.returncode != status:
+        raise Failure(f"status {result.returncode}, not {status}: {result.stderr}")
+    if "--json" in result.args:
+        if code and f'"{code}"' not in result.stdout:
+            raise Failure(f"code {code} is not in {result.stdout!r}")
+        json_of(result)
+    elif len(result.stderr.splitlines()) != 1:
+        raise Failure(f"an error is one line: {result.stderr!r}")
+
+
+def nothing_left(lab, allowed, what):
+    """No process but `allowed` (pids), no file that looks like an image or a part of one."""
+    lab.reap()
+    limit = time.monotonic() + 5
+    while extra := [pid for pid in descendants() if pid not in allowed]:
+        if time.monotonic() > limit:
+            raise Failure(f"after {what} a process is left: {extra[0]} ({proc_text(extra[0], 'cmdline')} "
+                          f"{proc_text(extra[0], 'stat')[:60]})")
+        time.sleep(0.005)
+        lab.reap()
+    known = {"count", "wrong", "stop", "out", "err", "bin", "tmp", "good.image", "small"}
+    if extra := [name for name in os.listdir(lab.dir) if name not in known]:
+        raise Failure(f"after {what} a file is left: {extra[0]}")
+
+
+# Fault points and failing system calls
+
+def each_fault(variable, run, marker, options, quick_points):
+    """Calls run(environment, name) for the n-th fault, n = 1, 2, ... until no fault is left; run() gives the stderr.
+    Without --long: about quick_points of them, spread over all."""
+    def happens(number):
+        return marker(run({variable: str(number)}, f"{variable}={number}"))
+    if not happens(1):
+        raise Failure(f"{variable}=1 does nothing: no fault point was reached")
+    last, step = 1, 1
+    while happens(last + step):  # find the end in bigger and bigger steps
+        last, step = last + step, step * 2
+    while step > 1:
+        step //= 2
+        if happens(last + step):
+            last += step
+    points = range(2, last) if options.long or last <= quick_points else sorted(
+        random.Random(1).sample(range(2, last), quick_points))
+    for number in points:
+        happens(number)
+    print(f"{last} fault points, {len(points) + 2} tried")
+
+
+def checkpoint_with(lab, target, environment, name, arguments=()):
+    """A checkpoint into a file; the target goes on, and the image is there and good or not there."""
+    image = lab.path("image")
+    result = lab.command("checkpoint", target.pid, "-o", image, *arguments, env=environment)
+    lab.log.clear()
+    lab.deadline = time.monotonic() + lab.seconds
+    target.goes_on(name)
+    if result.returncode == 0:
+        lab.must("verify", image)
+        os.unlink(image)
+    elif result.returncode < 0 or os.path.exists(image):
+        raise Failure(f"{name}: status {result.returncode}, image there: {os.path.exists(image)}; {result.stderr}")
+    nothing_left(lab, {target.pid}, name)
+    return result
+
+
+def named(stderr):
+    return "fault point" in stderr
+
+
+def fault_points_checkpoint(lab, options):
+    target = Target(lab)
+
+    def run(environment, name):
+        result = checkpoint_with(lab, target, environment, name)
+        if named(result.stderr) == (result.returncode == 0):
+            raise Failure(f"{name}: status {result.returncode}: {result.stderr}")
+        return result.stderr
+    each_fault("STASIS_FAULT", run, named, options, 60)
+    target.end()
+
+
+def fault_points_kill(lab, options):
+    """With --kill a failure up to the publication leaves the target alone; after it the image is good."""
+    image = lab.path("image")
+    number = 0
+    while True:
+        number += 1
+        target = Target(lab)
+        result = lab.command("checkpoint", target.pid, "--kill", "-o", image, env={"STASIS_FAULT": str(number)})
+        lab.log.clear()
+        lab.deadline = time.monotonic() + lab.seconds
+        if not named(result.stderr):
+            break
+        name = f"STASIS_FAULT={number} with --kill"
+        if os.path.exists(image):
+            lab.must("verify", image)
+            os.unlink(image)
+        if target.process.poll() is None:
+            target.goes_on(name)
+            target.end()
+        elif result.returncode != 0:
+            raise Failure(f"{name}: failed and killed the target: {result.stderr}")
+        nothing_left(lab, set(), name)
+    print(f"{number - 1} fault points")
+    lab.wait_exit(target.process, "the killed target")
+
+
+def failing_syscalls_checkpoint(lab, options):
+    target = Target(lab)
+    failures = []
+
+    def run(environment, name):
+        result = checkpoint_with(lab, target, environment, name)
+        failures.append(result.returncode != 0)
+        return result
+    # Not every failure shows (some calls are only tried), so the end is where many in a row show nothing.
+    number, quiet = 0, 0
+    while quiet < 60 and number < 5000:
+        number += 1 if options.long or number < 40 else random.Random(number).randint(1, 12)
+        quiet = 0 if run({"STASIS_FAIL_SYSCALL": str(number)}, f"system call {number} fails").returncode else quiet + 1
+    if sum(failures) < 5:
+        raise Failure(f"only {sum(failures)} of {len(failures)} failing system calls failed the checkpoint")
+    print(f"{len(failures)} system calls failed in turn, {sum(failures)} checkpoints failed")
+    target.end()
+
+
+def good_image(lab):
+    """The image of a counter that has been killed."""
+    target = Target(lab)
+    image = lab.checkpoint(target.pid, "--kill", image=lab.path("good.image"))
+    lab.wait_exit(target.process, "the killed target")
+    return image
+
+
+def restart_runs(lab, image):
+    """The image still restarts and ends right."""
+    before = int(lab.read("count"))
+    restart = lab.restart_foreground(image)
+    lab.wait_for(lambda: int(lab.read("count") or -1) >= before + 2 or lab.read("wrong"), "counting", restart)
+    lab.write("stop", "")
+    status = lab.wait_exit(restart, "the restarted target")
+    if status or lab.read("wrong"):
+        raise Failure(f"status {status} {lab.read('wrong')} {lab.read('err')}")
+
+
+def restart_with(lab, image, environment, name):
+    """A detached restart; if it fails nothing is left, if it succeeds the program ends right."""
+    (lab.dir / "stop").unlink(missing_ok=True)
+    result = lab.command("restart", image, "--detach", env=environment)
+    lab.log.clear()
+    lab.deadline = time.monotonic() + lab.seconds
+    if result.returncode == 0:
+        lab.write("stop", "")
+    nothing_left(lab, set(), name)
+    if lab.read("wrong"):
+        raise Failure(f"{name}: the restarted target noticed {lab.read('wrong')}")
+    return result
+
+
+def fault_points_restart(lab, options):
+    image = good_image(lab)
+
+    def run(environment, name):
+        result = restart_with(lab, image, environment, name)
+        if named(result.stderr) == (result.returncode == 0):
+            raise Failure(f"{name}: status {result.returncode}: {result.stderr}")
+        return result.stderr
+    each_fault("STASIS_FAULT", run, named, options, 60)
+    (lab.dir / "stop").unlink(missing_ok=True)
+    restart_runs(lab, image)
+
+
+def failing_syscalls_restart(lab, options):
+    image = good_image(lab)
+    number, quiet, failed = 0, 0, 0
+    while quiet < 60 and number < 5000:
+        number += 1 if options.long or number < 40 else random.Random(number).randint(1, 12)
+        result = restart_with(lab, image, {"STASIS_FAIL_SYSCALL": str(number)}, f"system call {number} fails")
+        quiet, failed = (0, failed + 1) if result.returncode else (quiet + 1, failed)
+    if failed < 5:
+        raise Failure(f"only {failed} failing system calls failed the restart")
+    print(f"up to call {number}: {failed} restarts failed")
+    (lab.dir / "stop").unlink(missing_ok=True)
+    restart_runs(lab, image)
+
+
+# Ends of Stasis itself
+
+def typical_duration(lab, target):
+    start = time.monotonic()
+    lab.must("checkpoint", target.pid, "-o", lab.path("image"))
+    os.unlink(lab.path("image"))
+    return time.monotonic() - start
+
+
+def start_checkpoint(lab, target):
+    return lab.start([lab.stasis, "checkpoint", target.pid, "-o", lab.path("image")])
+
+
+def killed_checkpoint(lab, options):
+    """kill -9 of Stasis at random moments: the target goes on; only the few calls before the gate stands may lose it."""
+    target = Target(lab)
+    duration = typical_duration(lab, target)
+    generator = random.Random()
+    rounds, lost = (1000, 0) if options.long else (40, 0)
+    for number in range(rounds):
+        lab.deadline = time.monotonic() + lab.seconds
+        checkpoint = start_checkpoint(lab, target)
+        time.sleep(generator.uniform(0, duration))
+        for pid in [*descendants(checkpoint.pid), checkpoint.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        checkpoint.wait()
+        try:
+            target.goes_on(f"kill -9 number {number}")
+        except Failure as failure:
+            if target.process.poll() is None:
+                raise
+            lost += 1
+            print(f"lost in round {number}: status {target.process.returncode}; {failure}")
+            target = Target(lab)
+        image = lab.dir / "image"
+        if image.exists():
+            lab.must("verify", image)
+            image.unlink()
+        for name in os.listdir(lab.dir):  # a killed process can't remove its temporary file; it must not look like an image
+            if name.startswith((".", "image")):
+                (lab.dir / name).unlink()
+        nothing_left(lab, {target.pid}, f"kill -9 number {number}")
+    print(f"kill -9 at {rounds} random moments of {duration * 1000:.1f} ms: {lost} targets lost")
+    if lost > max(1, rounds // 100):
+        raise Failure(f"{lost} of {rounds} targets lost")
+    target.end()
+
+
+def interrupted_checkpoint(lab, options):
+    """SIGINT and SIGTERM: the target goes on, nothing is left."""
+    target = Target(lab)
+    duration = typical_duration(lab, target)
+    generator = random.Random()
+    for number in range(200 if options.long else 24):
+        lab.deadline = time.monotonic() + lab.seconds
+        checkpoint = start_checkpoint(lab, target)
+        time.sleep(generator.uniform(0, duration))
+        checkpoint.send_signal(signal.SIGINT if number % 2 else signal.SIGTERM)
+        status = lab.wait_exit(checkpoint, "the interrupted checkpoint")
+        target.goes_on(f"signal number {number}")
+        if (lab.dir / "image").exists():
+            if status != 0:
+                raise Failure(f"status {status} although the image is there")
+            (lab.dir / "image").unlink()
+        nothing_left(lab, {target.pid}, f"signal number {number}")
+    target.end()
+
+
+def interrupted_restart(lab, options):
+    """SIGTERM and SIGKILL to a restart: a half-built program disappears."""
+    image = good_image(lab)
+    lab.write("stop", "")
+    start = time.monotonic()
+    lab.wait_exit(lab.restart_foreground(image), "restart")
+    duration = time.monotonic() - start
+    generator = random.Random()
+    (lab.dir / "stop").unlink()
+    for number in range(200 if options.long else 24):
+        lab.deadline = time.monotonic() + lab.seconds
+        restart = lab.restart_foreground(image)
+        time.sleep(generator.uniform(0, duration))
+        restart.send_signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
+        lab.wait_exit(restart, "the interrupted restart")
+        # Killed after it has let the program go, the foreground waiter leaves the program to itself.
+        for pid in descendants():
+            if "counter" in proc_text(pid, "comm"):
+                os.kill(pid, signal.SIGKILL)
+        nothing_left(lab, set(), f"signal number {number}")
+    restart_runs(lab, image)
+
+
+def vanishing_target(lab, options):
+    """The target is killed at a random moment of the checkpoint."""
+    target = Target(lab)
+    duration = typical_duration(lab, target)
+    generator = random.Random()
+    for number in range(100 if options.long else 12):
+        lab.deadline = time.monotonic() + lab.seconds
+        checkpoint = start_checkpoint(lab, target)
+        time.sleep(generator.uniform(0, duration))
+        os.kill(target.pid, signal.SIGKILL)
+        status = lab.wait_exit(checkpoint, "checkpoint of a vanishing target")
+        lab.wait_exit(target.process, "the killed target")
+        if status not in (0, 1):
+            raise Failure(f"status {status}: {lab.read('err')}")
+        (lab.dir / "image").unlink(missing_ok=True)
+        nothing_left(lab, set(), f"target killed, number {number}")
+        target = Target(lab)
+    target.end()
+
+
+# Outside circumstances
+
+def private_mounts():
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS) != 0:
+        raise Skip("can't make a mount namespace")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
+def small_tmpfs(lab, size, *more):
+    if not lab.is_root:
+        raise Skip("needs root to mount a tmpfs")
+    private_mounts()
+    place = lab.dir / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join([f"size={size}", *more]), "stasis-test", place], check=True)
+    if "ro" not in more:
+        lab.give(place)
+    return place
+
+
+def no_space(lab, _options):
+    place = small_tmpfs(lab, "64k")
+    try:
+        target = Target(lab)
+        for words in ((), ("--kill",), ("--compress", "zstd"), ("--compress", "lz4")):
+            expect_error(lab.command("checkpoint", target.pid, "-o", place / "image", "--json", *words), 1, "no_space")
+            target.goes_on(f"no space {words}")
+            if os.listdir(place):
+                raise Failure(f"left on the full file system: {os.listdir(place)}")
+            nothing_left(lab, {target.pid}, "no space")
+        target.end()
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def closed_output(lab, _options):
+    """An image streamed to a full device or to a reader that goes away."""
+    target = Target(lab)
+    with open("/dev/full", "wb") as full:
+        checkpoint = lab.start([lab.stasis, "checkpoint", target.pid, "-o", "-"], stdout=full)
+    if lab.wait_exit(checkpoint, "checkpoint to /dev/full") != 1:
+        raise Failure(f"checkpoint to /dev/full ended with {checkpoint.returncode}")
+    target.goes_on("a full device")
+    checkpoint = lab.start([lab.stasis, "checkpoint", target.pid, "--kill", "-o", "-"], stdout=subprocess.PIPE)
+    checkpoint.stdout.read(100)
+    checkpoint.stdout.close()
+    if lab.wait_exit(checkpoint, "checkpoint to a closed pipe") == 0:
+        raise Failure("checkpoint to a closed pipe succeeds")
+    target.goes_on("a closed pipe")
+    nothing_left(lab, {target.pid}, "a closed pipe")
+    target.end()
+
+
+def unwritable(lab, _options):
+    target = Target(lab)
+    if lab.as_user or not lab.is_root:
+        expect_error(lab.command("checkpoint", target.pid, "-o", "/image", "--json"), 5, "not_permitted")
+    expect_error(lab.command("checkpoint", target.pid, "-o", lab.path("nowhere/image")), 1)
+    target.goes_on("an unwritable directory")
+    nothing_left(lab, {target.pid}, "an unwritable directory")
+    target.end()
+
+
+def read_only_directory(lab, _options):
+    place = small_tmpfs(lab, "64k", "ro")
+    try:
+        target = Target(lab)
+        expect_error(lab.command("checkpoint", target.pid, "-o", place / "image"), 1)
+        target.goes_on("a read-only file system")
+        target.end()
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def no_such_process(lab, _options):
+    ended = lab.start(["true"])
+    lab.wait_exit(ended, "true")
+    result = lab.command("checkpoint", ended.pid, "-o", lab.path("image"), "--json")
+    expect_error(result, 1, "no_such_process")
+    expect_error(lab.command("checkpoint", ended.pid, "-o", lab.path("image")), 1)
+    nothing_left(lab, set(), "no such process")
+
+
+def not_ours(lab, _options):
+    """A process of root, and one of init's kind, asked for by an ordinary user."""
+    if not lab.as_user:
+        raise Skip("needs root to start a process of somebody else, and is for the ordinary user")
+    other = subprocess.Popen(["sleep", "1000"])
+    try:
+        for words in ((), ("--kill",)):
+            result = lab.command("checkpoint", other.pid, "-o", lab.path("image"), "--json", *words)
+            if result.returncode != 5:
+                raise Failure(f"status {result.returncode}: {result.stderr}")
+        if other.poll() is not None:
+            raise Failure("somebody else's process is gone")
+    finally:
+        other.kill()
+        other.wait()
+
+
+SEIZE = """
+import ctypes, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long] * 4
+sys.exit(1) if libc.ptrace(0x4206, int(sys.argv[1]), 0, 0) else print("seized", flush=True)
+time.sleep(1000)
+"""
+
+
+def already_traced(lab, _options):
+    target = Target(lab)
+    tracer = lab.start(["/usr/bin/python3", "-c", SEIZE, target.pid], stdout=subprocess.PIPE)
+    if tracer.stdout.readline() != b"seized\n":
+        raise Failure("the test's own tracer can't trace")
+    expect_error(lab.command("checkpoint", target.pid, "-o", lab.path("image"), "--json"), 3, "already_traced")
+    expect_error(lab.command("checkpoint", target.pid, "-o", lab.path("image")), 3)
+    tracer.kill()
+    tracer.wait()
+    tracer.stdout.close()
+    target.goes_on("a refusal because it was traced")
+    nothing_left(lab, {target.pid}, "a refusal")
+    target.end()
+
+
+def seccomp(lab, _options):
+    """A confined target: refused before anything is injected, or (root) its filter is suspended."""
+    target = Target(lab, "seccomp")
+    result = lab.command("checkpoint", target.pid, "-o", lab.path("image"), "--json")
+    if lab.user or result.returncode:
+        expect_error(result, 3, "seccomp" if lab.user else None)
+    else:
+        os.unlink(lab.path("image"))
+    target.goes_on("a checkpoint under seccomp")
+    nothing_left(lab, {target.pid}, "seccomp")
+    target.end()
+
+
+SOCKET_HOLDER = """
+import socket, sys, time
+s = socket.socket(fileno=int(sys.argv[1]))
+print("ready", flush=True)
+while s.recv(1) == b"": pass
+"""
+
+
+def refused_object(lab, _options):
+    """A socket to a process outside, on a descriptor that is no standard stream: check and checkpoint name it."""
+    import socket
+    ours, theirs = socket.socketpair()
+    os.set_inheritable(theirs.fileno(), True)
+    number = theirs.fileno()
+    holder = lab.start(["/usr/bin/python3", "-c", SOCKET_HOLDER, number], pass_fds=[number])
+    lab.wait_for(lambda: lab.read("out"), "start of the holder", holder)
+    theirs.close()
+    for words in (("check", holder.pid), ("checkpoint", holder.pid, "-o", lab.path("image"))):
+        result = lab.command(*words)
+        text = result.stdout + result.stderr
+        if result.returncode != 3 or f"{holder.pid}" not in text or f"fd {number}" not in text:
+            raise Failure(f"{words[0]}: status {result.returncode}, pid and fd named: {text}")
+    nothing_left(lab, {holder.pid}, "a refusal")
+    if holder.poll() is not None:
+        raise Failure("the holder is gone")
+    ours.send(b"x")
+    ours.close()
+    if lab.wait_exit(holder, "the holder") != 0:
+        raise Failure("the holder ended badly")
+
+
+def check_never_stops(lab, _options):
+    target = Target(lab)
+    for _ in range(5):
+        result = lab.command("check", target.pid)
+        if result.returncode != 0:
+            raise Failure(f"check says no: {result.stdout}{result.stderr}")
+        target.goes_on("check")
+    lab.must("check")
+    target.end()
+
+
+def usage(lab, _options):
+    target = Target(lab)
+    for words in ([], ["frobnicate"], ["checkpoint"], ["checkpoint", target.pid], ["restart"], ["inspect"], ["verify"],
+                  ["checkpoint", "abc", "-o", "x"], ["checkpoint", "-5", "-o", "x"],
+                  ["checkpoint", target.pid, "-o", "x", "--compress", "rar"],
+                  ["checkpoint", target.pid, "-o", "x", "--kill", "--leave-running"],
+                  ["checkpoint", target.pid, "-o", "x", "--timeout", "soon"], ["verify", "a", "--frob"]):
+        result = lab.command(*words)
+        if result.returncode != 2 or not result.stderr:
+            raise Failure(f"stasis {words}: status {result.returncode}, not 2: {result.stderr}")
+    if lab.command("--help").returncode or lab.command("--version").returncode:
+        raise Failure("--help or --version fails")
+    if lab.command("restart", lab.path("nothing")).returncode != 125:
+        raise Failure("a foreground restart fails with another status than 125")
+    nothing_left(lab, {target.pid}, "usage errors")
+    target.end()
+
+
+# Damaged images
+
+def expect_bad_image(lab, path, what):
+    result = subprocess.run([lab.stasis, "verify", path], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                            errors="replace", timeout=60, check=False, **lab.identity())
+    if result.returncode != 4 or len(result.stderr.splitlines()) != 1:
+        raise Failure(f"{what}: verify ends with {result.returncode}: {result.stderr!r}")
+
+
+def damaged_image(lab, options):
+    """Cut short at any length, or any byte changed: a one-line error, status 4; restart makes nothing of it."""
+    image = pathlib.Path(good_image(lab))
+    whole = image.read_bytes()
+    generator = random.Random(5)
+    size = len(whole)
+    cuts = {0, 1, 7, 8, 63, 64, size - 1, size - 8, size - 64, *generator.sample(range(size), 40)}
+    flips = range(size) if options.long else sorted({*range(0, 256, 5), *generator.sample(range(size), 150),
+                                                     *range(size - 128, size, 3)})
+    bad = lab.path("small")
+    started = time.monotonic()
+    for cut in sorted(cuts):
+        lab.write("small", whole[:cut], mode=0o600)
+        expect_bad_image(lab, bad, f"cut to {cut} of {size} bytes")
+    lab.write("small", whole + b"\0", mode=0o600)
+    expect_bad_image(lab, bad, "one byte too long")
+    lab.write("small", whole, mode=0o600)
+    with open(bad, "r+b", buffering=0) as file:
+        for place in flips:
+            os.pwrite(file.fileno(), bytes([whole[place] ^ (1 << generator.randrange(8))]), place)
+            expect_bad_image(lab, bad, f"byte {place} of {size} flipped")
+            os.pwrite(file.fileno(), whole[place:place + 1], place)
+    lab.deadline = time.monotonic() + lab.seconds
+    for place in generator.sample(range(size), 40):
+        lab.write("small", whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1:], mode=0o600)
+        result = lab.command("restart", bad, "--detach", "--json")
+        expect_error(result, 4)
+        lab.log.clear()
+        nothing_left(lab, set(), f"restart of an image with byte {place} flipped")
+    for cut in generator.sample(range(size), 10):
+        lab.write("small", whole[:cut], mode=0o600)
+        if lab.command("restart", bad).returncode != 125:
+            raise Failure(f"foreground restart of an image cut to {cut} bytes does not end with 125")
+        nothing_left(lab, set(), f"restart of an image cut to {cut} bytes")
+    print(f"{len(cuts)} cuts and {len(flips)} flips of {size} bytes in {time.monotonic() - started:.1f} s")
+    (lab.dir / "small").unlink()
+    restart_runs(lab, image)
+
+
+# Rights
+
+def users_image_as_root(lab, _options):
+    """Root restarts an image that belongs to an ordinary user: the program is that user, and opens nothing more."""
+    if not lab.as_user:
+        raise Skip("is about root and an ordinary user")
+    image = good_image(lab)
+
+    def as_root(*words):
+        return subprocess.run([lab.stasis, *map(str, words)], cwd=lab.dir, stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, env=lab.environment(), timeout=60, check=False)
+    result = as_root("restart", image, "--detach", "--pidfile", lab.path("small"))
+    if result.returncode:
+        raise Failure(f"root can't restart a user's image: {result.stderr}")
+    pid = int(lab.read("small"))
+    (lab.dir / "small").unlink()
+    ids = [line.split()[1:] for line in proc_text(pid, "status").splitlines() if line.startswith(("Uid:", "Gid:", "CapEff:"))]
+    if ids != [[str(TEST_UID)] * 4, [str(TEST_UID)] * 4, ["0000000000000000"]]:
+        raise Failure(f"the restarted program has ids and capabilities {ids}")
+    before = int(lab.read("count"))
+    lab.wait_for(lambda: int(lab.read("count") or -1) > before + 1, "counting")
+    lab.write("stop", "")
+    lab.wait_gone(pid, "the restarted program")
+    # The file it held becomes a symlink to one that only root may open.
+    (lab.dir / "stop").unlink()
+    secret = pathlib.Path("/root" if os.path.isdir("/root") else "/etc") / f"stasis-test-{os.getpid()}"
+    secret.write_text("x" * 21)
+    secret.chmod(0o600)
+    try:
+        (lab.dir / "count").unlink()
+        (lab.dir / "count").symlink_to(secret)
+        result = as_root("restart", image, "--detach")
+        if result.returncode == 0 or secret.read_text() != "x" * 21:
+            lab.write("stop", "")
+            raise Failure("root opened for a user's image what the user may not open")
+        nothing_left(lab, set(), "a refused restart")
+    finally:
+        (lab.dir / "count").unlink()
+        secret.unlink()
+
+
+CASES = {f.__name__: f for f in (
+    fault_points_checkpoint, fault_points_kill, fault_points_restart, failing_syscalls_checkpoint,
+    failing_syscalls_restart, killed_checkpoint, interrupted_checkpoint, interrupted_restart, vanishing_target, no_space,
+    closed_output, unwritable, read_only_directory, no_such_process, not_ours, already_traced, seccomp, refused_object,
+    check_never_stops, usage, damaged_image, users_image_as_root)}
+
+if __name__ == "__main__":
+    run_cases(CASES, seconds=60, description=__doc__)
