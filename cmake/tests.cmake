@@ -12,6 +12,13 @@ foreach(layer ${STASIS_LAYERS})
     set_tests_properties(unit_${layer} PROPERTIES LABELS unit TIMEOUT 120)
   endif()
 endforeach()
+# doc/errors.md says what the table of errors says.
+add_executable(errors_doc tools/errors_doc.cc)
+target_link_libraries(errors_doc PRIVATE stasis_work)
+set_target_properties(errors_doc PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+add_test(NAME errors_doc COMMAND sh -c "$<TARGET_FILE:errors_doc> | diff -u ${CMAKE_SOURCE_DIR}/doc/errors.md -")
+set_tests_properties(errors_doc PROPERTIES LABELS doc)
+
 # Programs that run the command itself; under a sanitizer only the layers' own tests are of use.
 set(areas image)
 if(NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize")
