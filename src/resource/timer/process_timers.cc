@@ -12,6 +12,7 @@
 #include <limits>
 
 #include "kernel/prctl.h"
+#include "kernel/without.h"
 
 namespace stasis {
 namespace {
@@ -158,6 +159,7 @@ Result<ProcessTimers> TimersQuery::take(const Batch& batch, const ImagePidOf& im
 }
 
 TimerIds probe_timer_ids() {
+  if (kernel::without("timer_restore_ids")) return TimerIds::kCount;
   return ::prctl(kernel::kTimerCreateRestoreIds, kernel::kTimerRestoreIdsGet, 0, 0, 0) >= 0 ? TimerIds::kRestore
                                                                                             : TimerIds::kCount;
 }

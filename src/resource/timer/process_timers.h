@@ -113,7 +113,7 @@ enum class TimerIds {
   kRestore,  // prctl(PR_TIMER_CREATE_RESTORE_IDS), Linux 6.15
   kCount,    // by creating and deleting timers up to the id, as a fresh process gives out 0, 1, 2...
 };
-// What this kernel can.
+// What this kernel can; STASIS_WITHOUT=timer_restore_ids makes it kCount.
 TimerIds probe_timer_ids();
 
 // Appends what gives a fresh process these timers. Errors, nothing appended: too many for the batch's room (kOverflow);

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "resource/task_obstacles/observer.h"
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/file.h"
+
+namespace stasis {
+namespace {
+
+// PROC_USER_INIT_INO of include/linux/proc_ns.h: the first user namespace is the same on every system.
+constexpr std::uint64_t kFirstUserNamespace = 0xEFFFFFFD;
+
+std::vector<HostPid> ancestors_of(std::int32_t parent) {
+  std::vector<HostPid> ancestors;
+  while (parent > 0 && ancestors.size() < 4096) {
+    ancestors.emplace_back(parent);
+    const auto proc = kernel::ProcDir::open(HostPid(parent));
+    if (!proc) break;
+    const auto status = proc->status();
+    if (!status) break;
+    parent = status->ppid;
+  }
+  return ancestors;
+}
+
+int read_yama_scope() {
+  const auto text = read_file(AT_FDCWD, "/proc/sys/kernel/yama/ptrace_scope", 16);
+  return text && !text->empty() && (*text)[0] >= '0' && (*text)[0] <= '9' ? (*text)[0] - '0' : 0;
+}
+
+}  // namespace
+
+NamespaceIds namespace_ids(const kernel::ProcDir& proc) {
+  NamespaceIds ids{};
+  for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = proc.ns(kNamespaceKinds[i]).value_or(0);
+  return ids;
+}
+
+Result<Observer> Observer::here() {
+  const kernel::ProcDir proc = STASIS_TRY(kernel::ProcDir::open(HostPid(::getpid())));
+  const kernel::ProcStatus status = STASIS_TRY(proc.status());
+  struct ::stat root{};
+  if (::stat("/", &root) != 0) return Error::from_errno(errno, "stat /");
+  Observer observer{.pid = proc.pid(),
+                    .ancestors = ancestors_of(status.ppid),
+                    .uid = status.uid.filesystem,
+                    .capabilities = status.cap_effective,
+                    .namespaces = namespace_ids(proc),
+                    .root = {.device = root.st_dev, .inode = root.st_ino},
+                    .yama_scope = read_yama_scope()};
+  observer.may_suspend_seccomp = (status.cap_effective >> CAP_SYS_ADMIN & 1) != 0 &&
+                                 STASIS_TRY(proc.ns(kernel::Namespace::kUser)) == kFirstUserNamespace;
+  return observer;
+}
+
+}  // namespace stasis

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+// look_at_task(): gathers, judges nothing.
+#include <elf.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sched.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+
+#include "base/file.h"
+#include "kernel/kcmp.h"
+#include "resource/task_obstacles/task_obstacles.h"
+
+namespace stasis {
+namespace {
+
+using kernel::ProcDir;
+using kernel::ProcStatus;
+
+constexpr std::uint32_t kExiting = 0x4;  // PF_EXITING
+
+// Opening `mem` is decided by the very check that ptrace attaching is, Yama included, and touches nothing.
+Result<bool> accessible(const ProcDir& proc) {
+  const auto memory = proc.open_file("mem", O_RDONLY);
+  if (memory) return true;
+  if (memory.error().code() == Errc::kNotOwner) return false;
+  return memory.error();
+}
+
+// /proc/PID belongs to the user of a dumpable process and to root otherwise.
+bool dumpable(const ProcDir& proc, std::uint32_t effective_uid) {
+  struct ::stat directory{};
+  return ::fstat(proc.fd(), &directory) != 0 || effective_uid == 0 || directory.st_uid != 0;
+}
+
+ProgramKind program_kind(const ProcDir& proc) {
+  const auto exe = proc.open_file("exe", O_RDONLY);
+  if (!exe) return ProgramKind::kUnknown;
+  Elf64_Ehdr header{};  // the fields looked at lie at the same places in a 32-bit header
+  const auto size = pread_full(exe->get(), std::as_writable_bytes(std::span(&header, 1)), 0);
+  if (!size || *size < sizeof(Elf32_Ehdr) || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0)
+    return ProgramKind::kUnknown;
+  const bool native = header.e_ident[EI_CLASS] == ELFCLASS64 && header.e_machine == EM_X86_64;
+  return native ? ProgramKind::kNative : ProgramKind::kForeign;
+}
+
+// Is a thread that can't be interrupted in vfork? "56 0x4111 ..." in /proc/PID/task/TID/syscall (man 5 proc).
+bool waits_for_vfork(const ProcDir& proc, HostPid tid) {
+  const auto text = proc.read(fmt::format("task/{}/syscall", tid.value()));
+  if (!text) return false;
+  long number = -1;
+  const char* const end = text->data() + text->size();
+  const auto parsed = std::from_chars(text->data(), end, number);
+  if (parsed.ec != std::errc{}) return false;
+  if (number == SYS_vfork || number == SYS_clone3) return true;
+  if (number != SYS_clone) return false;
+  std::string_view flags(parsed.ptr, static_cast<std::size_t>(end - parsed.ptr));
+  if (!flags.starts_with(" 0x")) return false;
+  flags.remove_prefix(3);
+  std::uint64_t value = 0;
+  std::from_chars(flags.data(), flags.data() + flags.size(), value, 16);
+  return (value & CLONE_VFORK) != 0;
+}
+
+ThreadFacts thread_facts(const ProcDir& proc, HostPid tid, const ProcStatus& status) {
+  const bool uninterruptible = status.state == 'D';
+  return {.tid = tid,
+          .state = status.state,
+          .tracer = status.tracer_pid,
+          .seccomp = status.seccomp,
+          .waits_for_vfork = uninterruptible && waits_for_vfork(proc, tid),
+          .shadow_stack = status.x86_thread_features && status.x86_thread_features->find("shstk") != std::string::npos};
+}
+
+// Threads that end meanwhile are left out.
+Result<void> add_threads(const ProcDir& proc, const ProcStatus& leader, TaskFacts& facts) {
+  for (const HostPid tid : STASIS_TRY(proc.threads())) {
+    if (tid == proc.pid()) {
+      facts.threads.push_back(thread_facts(proc, tid, leader));
+      if (!leader.ns_pid.empty()) facts.tids.emplace_back(leader.ns_pid.back());
+      continue;
+    }
+    const auto status = proc.thread_status(tid);
+    if (!status || status->zombie()) continue;
+    facts.threads.push_back(thread_facts(proc, tid, *status));
+    if (!status->ns_pid.empty()) facts.tids.emplace_back(status->ns_pid.back());
+  }
+  return {};
+}
+
+Result<void> add_children(const ProcDir& proc, TaskFacts& facts) {
+  for (const HostPid pid : STASIS_TRY(proc.children())) {
+    const auto child = ProcDir::open(pid);
+    if (!child) continue;
+    const auto stat = child->stat();
+    if (stat) facts.children.push_back({.pid = pid, .name = stat->comm, .zombie = stat->zombie()});
+  }
+  return {};
+}
+
+// Process 1 of the process's pid namespace: orphans are given to it, so it is always an ancestor.
+void add_namespace_init(const ProcDir& proc, const ProcStatus& own, TaskFacts& facts) {
+  const std::size_t level = own.ns_pid.size();
+  std::int32_t parent = own.ppid;
+  bool is_init = level > 1 && own.ns_pid.back() == 1;
+  std::optional<ProcDir> holder;
+  for (int steps = 0; !is_init && parent > 0 && steps < 4096; ++steps) {
+    auto opened = ProcDir::open(HostPid(parent));
+    if (!opened) return;
+    holder.emplace(std::move(*opened));
+    const auto status = holder->status();
+    if (!status || status->ns_pid.size() != level) return;
+    is_init = status->ns_pid.back() == 1;
+    parent = status->ppid;
+  }
+  if (!is_init) return;
+  const ProcDir& init = holder ? *holder : proc;
+  facts.init_name = init.thread_comm(init.pid()).value_or("");
+  facts.init_namespaces = namespace_ids(init);
+}
+
+}  // namespace
+
+Result<TaskFacts> look_at_task(const ProcDir& proc, const Observer& observer) {
+  const kernel::ProcStat stat = STASIS_TRY(proc.stat());
+  const ProcStatus status = STASIS_TRY(proc.status());
+  TaskFacts facts{.pid = proc.pid(),
+                  .kernel_thread = stat.kernel_thread(),
+                  .ending = (stat.flags & kExiting) != 0,
+                  .dumpable = dumpable(proc, status.uid.effective),
+                  .core_dumping = status.core_dumping,
+                  .uid = status.uid.real,
+                  .permitted = status.cap_permitted};
+  if (facts.kernel_thread) return facts;
+  STASIS_TRY(add_threads(proc, status, facts));
+  STASIS_TRY(add_children(proc, facts));
+  facts.accessible = status.zombie() || STASIS_TRY(accessible(proc));
+  if (!facts.accessible || status.zombie()) return facts;
+  facts.program = program_kind(proc);
+  facts.namespaces = namespace_ids(proc);
+  const struct ::stat root = STASIS_TRY(proc.link_stat("root"));
+  facts.root = {.device = root.st_dev, .inode = root.st_ino};
+  if (facts.namespaces != observer.namespaces) add_namespace_init(proc, status, facts);
+  // Equal only where neither has a list: ours is empty, as this program undoes no semaphore operations.
+  const auto undo = kernel::kcmp(kernel::KcmpType::kSysvSem, proc.pid(), observer.pid);
+  facts.semaphore_undo = undo && *undo != std::partial_ordering::equivalent;
+  facts.timers = STASIS_TRY(proc.timers());
+  return facts;
+}
+
+}  // namespace stasis

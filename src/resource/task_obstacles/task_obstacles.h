@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// What keeps a process from being saved that is neither a file nor a mapping: its state, who watches it, what it is
+// confined by, where it lives. Looks from outside, stops nothing; so the process may change meanwhile, and the freeze
+// itself finds out.
+//
+// Used by `stasis check PID` and by a checkpoint before it freezes. Costs some 0.2 ms for the process and 20 us per
+// thread. (Mappings: find_memory_obstacles(); files: collect_obstacles().)
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+#include "kernel/proc_dir.h"
+#include "resource/obstacle.h"
+#include "resource/task_obstacles/observer.h"
+#include "stasis/result.h"
+
+namespace stasis {
+
+// What a process's executable says about the kind of machine code.
+enum class ProgramKind { kUnknown, kNative, kForeign };
+
+struct ThreadFacts {
+  HostPid tid;
+  char state = '?';
+  std::int32_t tracer = 0;
+  std::uint32_t seccomp = 0;
+  bool waits_for_vfork = false;
+  bool shadow_stack = false;
+};
+
+struct ChildFacts {
+  HostPid pid;
+  std::string name;
+  bool zombie = false;
+};
+
+// Everything that find_task_obstacles() judges by. Plain facts, so that tests can make them up.
+struct TaskFacts {
+  HostPid pid;
+  bool kernel_thread = false;
+  bool ending = false;      // the main thread is on its way out
+  bool accessible = false;  // ptrace would be permitted
+  bool dumpable = true;
+  bool core_dumping = false;
+  std::uint32_t uid = 0;
+  std::uint64_t permitted = 0;  // capabilities
+  // From here on only where accessible.
+  std::vector<ThreadFacts> threads;  // live ones and a zombie leader
+  std::vector<ChildFacts> children;
+  ProgramKind program = ProgramKind::kUnknown;
+  NamespaceIds namespaces{};
+  DirectoryId root;
+  // Where the pid namespace is not ours: name and namespaces of its process 1, if that is an ancestor.
+  std::string init_name;
+  NamespaceIds init_namespaces{};
+  bool semaphore_undo = false;
+  std::vector<kernel::PosixTimer> timers;
+  std::vector<ImagePid> tids;  // in its own pid namespace
+};
+
+// The name (comm) of process 1 in a pid namespace that a restart made.
+inline constexpr std::string_view kInitName = "stasis-init";
+
+// Errors: kVanished, kSystem. Lack of rights is a fact, no error.
+Result<TaskFacts> look_at_task(const kernel::ProcDir& proc, const Observer& observer);
+// Pure.
+Obstacles find_task_obstacles(const TaskFacts& facts, const Observer& observer);
+// Both.
+Result<Obstacles> find_task_obstacles(const kernel::ProcDir& proc, const Observer& observer);
+
+}  // namespace stasis
