@@ -9,8 +9,8 @@
 
 #include <chrono>
 #include <memory>
+#include <stdexcept>
 #include <utility>
-#include <vector>
 
 #include "base/ids.h"
 #include "kernel/proc_dir.h"
@@ -61,16 +61,10 @@ class Child {
 class Frozen {
  public:
   explicit Frozen(HostPid pid) : patience_(std::chrono::seconds(20), nullptr) {
-    auto process = TracedProcess::attach(pid, TracedProcess::Seccomp::kNone);
-    EXPECT_TRUE(process) << process.error().to_string();
-    if (!process) return;
-    process_ = std::move(*process);
-    const auto settled = process_->settle(patience_);
-    EXPECT_TRUE(settled) << settled.error().to_string();
-    auto vmas = process_->proc().maps();
-    EXPECT_TRUE(vmas);
-    const auto opened = process_->open_gate(find_gadgets(process_->memory(), *vmas), *vmas, patience_);
-    EXPECT_TRUE(opened) << opened.error().to_string();
+    process_ = value_of(TracedProcess::attach(pid, TracedProcess::Seccomp::kNone));
+    must(process_->settle(patience_));
+    const auto vmas = value_of(process_->proc().maps());
+    must(process_->open_gate(find_gadgets(process_->memory(), vmas), vmas, patience_));
   }
 
   TracedProcess& process() { return *process_; }
@@ -79,10 +73,7 @@ class Frozen {
   Batch batch(Batch::OnError on_error = Batch::OnError::kContinue) const {
     return Batch(process_->carrier_slot(), on_error);
   }
-  void run(const Batch& batch) {
-    const auto ran = process_->run(batch, patience_);
-    EXPECT_TRUE(ran) << ran.error().to_string();
-  }
+  void run(const Batch& batch) { must(process_->run(batch, patience_)); }
   // `fill(batch, checks)` in a batch that stops at the first failure, as at a restart; what the checks say.
   template <class Fill>
   Result<void> run_checked(Fill fill) {
@@ -94,6 +85,16 @@ class Frozen {
   }
 
  private:
+  // Ends the test, but not without its destructors.
+  static void must(const Result<void>& result) {
+    if (!result) throw std::runtime_error(result.error().to_string());
+  }
+  template <class T>
+  static T value_of(Result<T> result) {
+    if (!result) throw std::runtime_error(result.error().to_string());
+    return std::move(*result);
+  }
+
   Patience patience_;
   std::unique_ptr<TracedProcess> process_;
 };
