@@ -131,7 +131,7 @@ Result<TaskFacts> look_at_task(const ProcDir& proc, const Observer& observer) {
   const ProcStatus status = STASIS_TRY(proc.status());
   TaskFacts facts{.pid = proc.pid(),
                   .kernel_thread = stat.kernel_thread(),
-                  .ending = (stat.flags & kExiting) != 0,
+                  .ending = (stat.flags & kExiting) != 0 || status.zombie(),
                   .dumpable = dumpable(proc, status.uid.effective),
                   .core_dumping = status.core_dumping,
                   .uid = status.uid.real,
@@ -139,8 +139,9 @@ Result<TaskFacts> look_at_task(const ProcDir& proc, const Observer& observer) {
   if (facts.kernel_thread) return facts;
   STASIS_TRY(add_threads(proc, status, facts));
   STASIS_TRY(add_children(proc, facts));
-  facts.accessible = status.zombie() || STASIS_TRY(accessible(proc));
-  if (!facts.accessible || status.zombie()) return facts;
+  if (facts.ending) return facts;
+  facts.accessible = STASIS_TRY(accessible(proc));
+  if (!facts.accessible) return facts;
   facts.program = program_kind(proc);
   facts.namespaces = namespace_ids(proc);
   const struct ::stat root = STASIS_TRY(proc.link_stat("root"));

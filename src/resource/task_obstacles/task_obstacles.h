@@ -42,7 +42,7 @@ struct ChildFacts {
 struct TaskFacts {
   HostPid pid;
   bool kernel_thread = false;
-  bool ending = false;      // the main thread is on its way out
+  bool ending = false;      // the main thread is on its way out, or a zombie
   bool accessible = false;  // ptrace would be permitted
   bool dumpable = true;
   bool core_dumping = false;
@@ -60,6 +60,9 @@ struct TaskFacts {
   bool semaphore_undo = false;
   std::vector<kernel::PosixTimer> timers;
   std::vector<ImagePid> tids;  // in its own pid namespace
+
+  // Are there memory and files to look at, and may we?
+  bool has_contents() const { return accessible && !kernel_thread && !ending; }
 };
 
 // The name (comm) of process 1 in a pid namespace that a restart made.
