@@ -48,10 +48,10 @@ RecordRegistry framing_records() {
   return kRecords;
 }
 
-std::array<std::byte, kPreambleSize> make_preamble() {
+std::array<std::byte, kPreambleSize> make_preamble(std::uint32_t version) {
   std::array<std::byte, kPreambleSize> bytes{};
   std::memcpy(bytes.data(), kMagic.data(), kMagic.size());
-  put(bytes.data() + 8, kImageVersion);
+  put(bytes.data() + 8, version);
   put(bytes.data() + 12, static_cast<std::uint32_t>(XXH3_64bits(bytes.data(), 12)));
   return bytes;
 }

@@ -134,7 +134,7 @@ struct RecordHeader {
   std::uint64_t check = 0;
 };
 
-std::array<std::byte, kPreambleSize> make_preamble();
+std::array<std::byte, kPreambleSize> make_preamble(std::uint32_t version = kImageVersion);
 // kBadImage if this is no image at all, kImageVersion if it is one of another version.
 Result<void> check_preamble(std::span<const std::byte, kPreambleSize> bytes);
 

@@ -2,12 +2,6 @@
 // Writer and reader together: what is written comes back, in files and streams, with every codec.
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-
-#include <csignal>
-#include <fstream>
-#include <thread>
 
 #include "image/format.h"
 #include "image/sample_image.h"

@@ -2,6 +2,7 @@
 // For the tests of this layer: a schema with every type of member, a small image made of it, and a scratch directory.
 #pragma once
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 

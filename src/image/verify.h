@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// Verifying a whole image; what `stasis verify` does.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "stasis/image.h"
+
+namespace stasis {
+
+struct VerifyOptions {
+  unsigned threads = 0;  // that read chunks of a file; 0: one per CPU that may be used
+  RecordRegistry known;  // as ReaderOptions::known; their records are decoded too
+  ProgressHook progress;
+};
+
+struct VerifyReport {
+  std::uint64_t records = 0;
+  std::uint64_t chunks = 0;
+  std::uint64_t page_bytes = 0;  // before compression
+  ImageHash image_hash{};
+};
+
+// Reads every byte and checks every checksum, decodes every record that is known and decompresses every chunk. The
+// first error met is returned; with several threads that need not be the first in the file.
+Result<VerifyReport> verify_image(const std::string& path, const VerifyOptions& options);
+Result<VerifyReport> verify_image(ImageReader& reader, const VerifyOptions& options);
+
+}  // namespace stasis
