@@ -40,10 +40,10 @@ struct EnvironmentRecord {
   static constexpr std::string_view kName = "environment";
 
   Arch arch = Arch::kX86_64;
-  std::uint32_t page_size = 4096;  // bytes
-  std::string kernel_release;      // uname -r
-  std::string boot_id;             // /proc/sys/kernel/random/boot_id; clocks of another boot do not compare
-  std::int64_t realtime_ns = 0;    // the three clocks, read at the freeze
+  std::uint32_t page_size = 0;   // bytes
+  std::string kernel_release;    // uname -r
+  std::string boot_id;           // /proc/sys/kernel/random/boot_id; clocks of another boot do not compare
+  std::int64_t realtime_ns = 0;  // the three clocks, read at the freeze
   std::int64_t monotonic_ns = 0;
   std::int64_t boottime_ns = 0;
   std::uint64_t xcr0 = 0;  // enabled XSAVE features; 0 where the architecture has none

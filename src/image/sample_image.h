@@ -25,6 +25,7 @@ inline constexpr RecordType kLeafType{kFirstApplicationRecord + 1};
 inline constexpr RecordType kAllType{kFirstApplicationRecord + 2};
 inline constexpr RecordType kNoteType{(kFirstApplicationRecord + 3) | kIgnorableRecord};
 inline constexpr ObjType kLeafObject{7};
+inline constexpr std::size_t kSamplePage = kPayloadAlignment;
 
 enum class Colour : std::uint8_t { kRed = 1, kBlue = 3 };
 constexpr auto enum_names(Colour) { return std::array{EnumName{Colour::kRed, "red"}, EnumName{Colour::kBlue, "blue"}}; }
@@ -134,6 +135,7 @@ inline AllRecord all_record() {
 // The same on every machine and day.
 inline EnvironmentRecord environment() {
   EnvironmentRecord e;
+  e.page_size = kSamplePage;
   e.kernel_release = "6.1.0-test";
   e.boot_id = "00000000-0000-0000-0000-000000000001";
   e.realtime_ns = 1'700'000'000'000'000'000;
@@ -150,11 +152,11 @@ inline EnvironmentRecord environment() {
 
 // `count` pages whose bytes depend on `seed`; half of each page is one value, so that codecs find something.
 inline std::vector<std::byte> pages(std::size_t count, std::uint32_t seed) {
-  std::vector<std::byte> bytes(count * 4096);
+  std::vector<std::byte> bytes(count * kSamplePage);
   std::uint32_t state = seed * 2654435761u + 1;
   for (std::size_t i = 0; i < bytes.size(); ++i) {
     state = state * 1664525u + 1013904223u;
-    bytes[i] = i % 4096 < 2048 ? static_cast<std::byte>(state >> 24) : static_cast<std::byte>(seed);
+    bytes[i] = i % kSamplePage < kSamplePage / 2 ? static_cast<std::byte>(state >> 24) : static_cast<std::byte>(seed);
   }
   return bytes;
 }
