@@ -34,6 +34,13 @@ Result<void> read_everything(std::span<const std::byte> image, Access access) {
   return {};
 }
 
+// The sanitizers are some twenty times slower, and every byte was tried without them.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr std::size_t kStep = 17;
+#else
+constexpr std::size_t kStep = 1;
+#endif
+
 bool is_image_error(Errc code) { return errc_info(code).exit_status == 4; }
 
 class Damage : public testing::TestWithParam<std::tuple<Codec, Access>> {
@@ -45,7 +52,7 @@ class Damage : public testing::TestWithParam<std::tuple<Codec, Access>> {
 TEST_P(Damage, AnyFlippedByteIsNoticed) {
   Bytes image = sample_bytes(codec());
   ASSERT_TRUE(read_everything(image, access()));
-  for (std::size_t i = 0; i < image.size(); ++i) {
+  for (std::size_t i = 0; i < image.size(); i += kStep) {
     // Bits high and low, so that lengths become both a little and very much too large.
     const auto mask = std::byte{1} << static_cast<int>(i % 8);
     image[i] ^= mask;
@@ -58,7 +65,7 @@ TEST_P(Damage, AnyFlippedByteIsNoticed) {
 
 TEST_P(Damage, AnyTruncationIsNoticed) {
   const Bytes image = sample_bytes(codec());
-  for (std::size_t n = 0; n < image.size(); ++n) {
+  for (std::size_t n = 0; n < image.size(); n += kStep) {
     const auto result = read_everything(std::span(image).first(n), access());
     ASSERT_FALSE(result) << n << " bytes";
     ASSERT_EQ(result.error().code(), Errc::kImageTruncated) << n << " bytes: " << result.error().to_string();
