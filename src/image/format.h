@@ -40,7 +40,7 @@ struct ObjectRecord {
   static constexpr RecordType kType = RecordType::kObject;
   static constexpr std::string_view kName = "object";
   ObjRef ref;
-  std::uint32_t type = 0;
+  ObjType type = 0;
   static constexpr auto fields() {
     return std::tuple{field<1>("ref", &ObjectRecord::ref), field<2>("type", &ObjectRecord::type)};
   }

@@ -196,7 +196,7 @@ Result<void> ImageReader::Impl::handle_object(const StructureRecord& record) {
     return Error(Errc::kBadImage, fmt::format("object {} is of no kind", object.ref.value()));
   }
   ++depth_;
-  Result<void> handled = handler_(object.ref, static_cast<ObjType>(object.type));
+  Result<void> handled = handler_(object.ref, object.type);
   --depth_;
   if (!handled) return std::move(handled).error().note(fmt::format("object {}", object.ref.value()));
   return {};

@@ -167,8 +167,8 @@ const RecordInfo* find(RecordType type, RecordRegistry records) {
   return nullptr;
 }
 
-std::string object_name(std::uint32_t type, const ViewOptions& options) {
-  const auto row = std::ranges::find(options.object_names, ObjType{type}, &EnumName<ObjType>::value);
+std::string object_name(ObjType type, const ViewOptions& options) {
+  const auto row = std::ranges::find(options.object_names, type, &EnumName<ObjType>::value);
   return row == options.object_names.end() ? fmt::format("type {}", type) : std::string(row->name);
 }
 

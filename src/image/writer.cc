@@ -124,7 +124,7 @@ Result<void> ImageWriter::Impl::write_payload(RecordType type, std::span<const s
 Result<void> ImageWriter::Impl::begin_object(ObjRef ref, ObjType type) {
   const std::lock_guard lock(mutex_);
   STASIS_TRY(check_stage(Stage::kStructure));
-  STASIS_TRY(append_record(structure_, ObjectRecord{ref, static_cast<std::uint32_t>(type)}));
+  STASIS_TRY(append_record(structure_, ObjectRecord{ref, type}));
   ++records_;
   return {};
 }
