@@ -106,9 +106,7 @@ class DeferredWorks {
   }
   template <Order kOrder>
   Result<void> add_raw(const void* data, std::size_t size, Fn function, Dtor dtor) {
-    Work* const work = copy_raw(data, size, function, dtor);
-    if (work == nullptr) [[unlikely]]
-      return raw_error(data, size, function);
+    Work* const work = STASIS_TRY(copy_raw(data, size, function, dtor));
     link<kOrder>(*work);
     return {};
   }
@@ -163,9 +161,7 @@ class DeferredWorks {
       last_ = &work;
     }
   }
-  // Null when refused; raw_error then says why.
-  Work* copy_raw(const void* data, std::size_t size, Fn function, Dtor dtor) noexcept;
-  Error raw_error(const void* data, std::size_t size, Fn function) const;
+  Result<Work*> copy_raw(const void* data, std::size_t size, Fn function, Dtor dtor);
   std::byte* open_chunk(std::size_t size, std::size_t align) noexcept;
   Error no_memory(std::size_t size) const;
   static void drain(Run& run, OnError on_error) noexcept;

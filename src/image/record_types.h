@@ -35,6 +35,10 @@ enum class RecordType : std::uint32_t {
   kFileTable = 21,
   kFs = 22,
   // object kinds: 64-191
+  kPathFile = 64,
+  kPipe = 65,
+  kPipeEnd = 66,
+  kExternal = 67,
 };
 
 // "type 70" or "type 70 (ignorable)", for messages.

@@ -12,11 +12,15 @@ namespace stasis {
 
 enum class TcpPolicy { kRefuse, kClose, kKeep };
 enum class UnixExternalPolicy { kRefuse, kClose, kReconnect };
+// Pipes to the outside at other descriptors than 0, 1 and 2: refused, or saved as something that restart must be told
+// where to bind (--inherit-fd).
+enum class ExternalPipePolicy { kRefuse, kBindAtRestart };
 
 // The user's choices that kinds must know.
 struct CheckpointPolicy {
   TcpPolicy tcp = TcpPolicy::kRefuse;
   UnixExternalPolicy unix_external = UnixExternalPolicy::kRefuse;
+  ExternalPipePolicy external_pipes = ExternalPipePolicy::kRefuse;
 };
 
 struct CheckpointContext {
@@ -28,6 +32,13 @@ struct CheckpointContext {
   const Patience& patience;
 
   static CheckpointContext& of(void* context) { return *static_cast<CheckpointContext*>(context); }
+
+  // Header and record of a shared object. What the record refers to must have been written before.
+  template <SchemaRecord T>
+  Result<void> write_object(ObjRef ref, ObjType type, const T& record) {
+    STASIS_TRY(image.begin_object(ref, type));
+    return image.write(record);
+  }
 };
 
 }  // namespace stasis

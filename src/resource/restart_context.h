@@ -2,12 +2,13 @@
 // What the resource kinds get to see of a running restart. Passed as the context of ObjHash::restore_obj.
 #pragma once
 
-#include <array>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "base/unique_fd.h"
+#include "resource/credentials/image_owner.h"
 #include "stasis/defer_queue.h"
 #include "stasis/image.h"
 #include "stasis/objhash.h"
@@ -16,16 +17,32 @@
 namespace stasis {
 
 // Base of everything that a restore function hands to the object hash; dropping the hash's reference deletes it.
+// (A checkpoint's hash only borrows; see object_table.h.)
 struct RestoredObject {
   virtual ~RestoredObject() = default;
   static void drop(void* object, LastRef) { delete static_cast<RestoredObject*>(object); }
 };
 
+// What a restore function returns: ownership goes to the hash.
+template <class T>
+void* to_object(std::unique_ptr<T> object) {
+  return static_cast<RestoredObject*>(object.release());
+}
+// The object of an objref, which must have been restored as that kind.
+template <class T>
+Result<T*> fetch_restored(const ObjHash& objects, ObjRef ref, ObjType type) {
+  return static_cast<T*>(STASIS_TRY(objects.fetch<RestoredObject>(ref, type)));
+}
+
 // An open file description made again. Tasks get it by dup from the coordinator's table, which they inherit.
 struct RestoredFile : RestoredObject {
-  UniqueFd fd;
-  // The descriptor (of the coordinator) that becomes number `number` in a task.
+  UniqueFd fd;  // parked; empty: there is nothing (yet) to give
+  // The descriptor (of the coordinator) that becomes number `number` in a task; -1: none, see `unbound`.
   virtual int descriptor_for(int /*number*/) const { return fd.get(); }
+  // Why there is no descriptor for some numbers, and what helps.
+  virtual Error unbound(int number) const;
+  // --inherit-fd: replaces the file, whatever it was, by another one.
+  virtual void replace(UniqueFd other) { fd = std::move(other); }
 };
 
 enum class FilePolicy { kStrict, kRollback, kRelaxed };
@@ -44,12 +61,17 @@ struct RestartContext {
   UndoQueue& undo;       // run in reverse if the restart fails; dismissed when it succeeds
   const RestartPolicy& policy;
   const Patience& patience;
-  int parking_base = 0;  // descriptors of the coordinator lie at or above: no number of the tree is taken
+  int parking_base = 0;     // descriptors of the coordinator lie at or above: no number of the tree is taken
+  ImageOwner owner;         // with whose rights paths from the image are opened
+  std::set<int> inherited;  // numbers of policy.inherit_fds that were found in the tree
 
   static RestartContext& of(void* context) { return *static_cast<RestartContext*>(context); }
   // Moves a descriptor out of the way of the tree's numbers.
   Result<UniqueFd> park(UniqueFd fd) const;
-  // Opens with the rights the image grants (see engine/rights.h); what every kind must use for paths from an image.
+  // The same with a duplicate of somebody else's descriptor.
+  Result<UniqueFd> park_duplicate(int fd) const;
+  // Opens with the rights the image grants; what every kind must use for paths from an image. Follows no magic link.
+  // Not parked. Missing: kFileMissing.
   Result<UniqueFd> open_path(const std::string& path, int flags) const;
 };
 

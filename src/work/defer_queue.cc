@@ -89,20 +89,16 @@ Error DeferredWorks::no_memory(std::size_t size) const {
   return Error(Errc::kNoMemory, "no memory for a deferred work of " + std::to_string(size) + " bytes");
 }
 
-DeferredWorks::Work* DeferredWorks::copy_raw(const void* data, std::size_t size, Fn function, Dtor dtor) noexcept {
-  if (function == nullptr || (data == nullptr && size != 0) || size > kMaxPayload) return nullptr;
+Result<DeferredWorks::Work*> DeferredWorks::copy_raw(const void* data, std::size_t size, Fn function, Dtor dtor) {
+  if (function == nullptr) return Error(Errc::kInvalidArgument, "a deferred work needs a function");
+  if (data == nullptr && size != 0) return Error(Errc::kInvalidArgument, "a deferred work has a size but no data");
+  if (size > kMaxPayload) return no_memory(size);
   const Place place = allocate(sizeof(RawPayload) + size, kAlign);
-  if (place.work == nullptr) return nullptr;
+  if (place.work == nullptr) return no_memory(size);
   auto* const payload = ::new (place.payload) RawPayload{function, dtor};
   if (size != 0) std::memcpy(payload + 1, data, size);
   place.work->finish = &finish_raw;
   return place.work;
-}
-
-Error DeferredWorks::raw_error(const void* data, std::size_t size, Fn function) const {
-  if (function == nullptr) return Error(Errc::kInvalidArgument, "a deferred work needs a function");
-  if (data == nullptr && size != 0) return Error(Errc::kInvalidArgument, "a deferred work has a size but no data");
-  return no_memory(size);
 }
 
 void DeferredWorks::finish_raw(Work& work, Run* run) noexcept {

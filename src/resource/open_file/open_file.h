@@ -7,8 +7,10 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <compare>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,12 +18,13 @@
 #include "base/unique_fd.h"
 #include "kernel/proc_fdinfo.h"
 #include "resource/obstacle.h"
+#include "resource/open_file/outside.h"
 #include "stasis/objhash.h"
 
 namespace stasis {
 
-struct FileKind;
 struct OpenFileTable;
+struct OpenInode;
 struct CheckpointPolicy;
 
 // Who refers to an open file description: one descriptor of one process.
@@ -36,27 +39,69 @@ struct OpenFile {
   std::vector<FileHolder> holders;  // at least one; those that share it by dup, fork or SCM_RIGHTS
   std::string link;                 // what /proc/PID/fd/N says
   struct ::stat stat{};
-  kernel::FdInfo info;  // offset, flags, and the kind's own lines
+  kernel::FdInfo info;  // offset, flags, locks, and the kind's own lines
   UniqueFd held;        // our duplicate (pidfd_getfd); empty in `stasis check`, which takes none
-  const FileKind* kind = nullptr;
+  OpenInode* inode = nullptr;
+  std::optional<std::uint64_t> peer_inode;  // of a connected unix socket
 
   HostPid pid() const { return holders.front().pid; }
   int fd() const { return holders.front().fd; }
   int access_mode() const { return static_cast<int>(info.flags) & O_ACCMODE; }
   bool is_path_only() const { return (info.flags & O_PATH) != 0; }
+  bool reads() const { return !is_path_only() && access_mode() != O_WRONLY; }
+  bool writes() const { return !is_path_only() && access_mode() != O_RDONLY; }
+  // The lowest descriptor number that any holder has for it.
+  int lowest_number() const;
+  // Is it somebody's descriptor 0, 1 or 2?
+  bool is_standard_stream() const { return lowest_number() <= 2; }
   Obstacle obstacle(Errc code, std::string why, std::string help = {}) const {
     return {.code = code, .pid = pid(), .fd = fd(), .object = link, .why = std::move(why), .help = std::move(help)};
   }
 };
 
+struct FileId {
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  auto operator<=>(const FileId&) const = default;
+};
+
+// All open file descriptions of one inode: the ends of a pipe, the openings of a file. Its address is the key of what
+// they share. (All eventfds, timerfds... of a system have the same inode.)
+struct OpenInode {
+  FileId id;
+  std::vector<OpenFile*> files;
+
+  bool has_reader() const;
+  bool has_writer() const;
+};
+
+// The descriptors of one process.
+struct DescriptorTable {
+  struct Slot {
+    int fd = -1;
+    bool close_on_exec = false;
+    OpenFile* file = nullptr;
+  };
+  HostPid pid;
+  std::vector<Slot> slots;  // ascending
+};
+
 // All open file descriptions of the tree: a pipe's kind looks here for its other end.
 struct OpenFileTable {
   std::vector<std::unique_ptr<OpenFile>> files;
+  std::vector<std::unique_ptr<OpenInode>> inodes;
+  std::vector<DescriptorTable> descriptors;  // one per process, in the order in which they were asked for
+  OutsideHolders outside;                    // who else has the tree's pipes and sockets
+  std::set<std::uint64_t> terminals;         // device numbers of the processes' controlling terminals
+  std::set<FileId> mapped_writable;  // files that the tree can write through mappings; filled by the memory kind
+
+  // Can the tree write the file, through this or another opening or through a mapping?
+  bool tree_writes(const OpenFile& file) const;
 };
 
 // One row of the table of file kinds.
 struct FileKind {
-  ObjOps ops;  // name, grab, drop, checkpoint (object = OpenFile*), restore (yields RestoredFile*)
+  ObjOps ops;  // type, name, grab, drop, checkpoint (object = OpenFile*), restore (yields RestoredFile*)
   // Is this file of my kind? Asked in table order; the first that says yes has it. Must not block or touch the file.
   bool (*claims)(const OpenFile& file, const OpenFileTable& tree);
   // What keeps it from being saved, if anything does. Null: nothing ever does.
@@ -65,5 +110,8 @@ struct FileKind {
 
 // The row for a file; null where none claims it (then it is refused by its link name).
 const FileKind* find_file_kind(const OpenFile& file, const OpenFileTable& tree);
+
+// Everything that keeps a file of the tree from being saved, one entry per open file description at most.
+Obstacles collect_obstacles(const OpenFileTable& table, const CheckpointPolicy& policy);
 
 }  // namespace stasis

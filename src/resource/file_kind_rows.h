@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// The rows of all file kinds; others use file_kinds.h.
+#pragma once
+
+#include <algorithm>
+#include <array>
+
+#include "resource/external_stream/external_stream.h"
+#include "resource/pipe/pipe.h"
+#include "resource/regular_file/path_file.h"
+
+namespace stasis {
+
+// The first that claims a file has it.
+inline constexpr std::array kFileKinds = {
+    kPathFileKind,
+    kExternalKind,
+    kPipeEndKind,
+};
+
+constexpr bool is_complete(const FileKind& kind) {
+  return kind.ops.type >= 32 && kind.ops.type < 128 && kind.ops.name != nullptr && kind.ops.drop != nullptr &&
+         kind.ops.checkpoint != nullptr && kind.ops.restore != nullptr && kind.claims != nullptr;
+}
+static_assert(std::ranges::all_of(kFileKinds, is_complete), "a file kind lacks an entry of its row");
+
+}  // namespace stasis

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "resource/file_table/file_table.h"
+
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "resource/checkpoint_context.h"
+#include "resource/file_kinds.h"
+
+namespace stasis {
+namespace {
+
+constexpr std::int32_t kHighestNumber = 1 << 30;  // fs.nr_open can't be set higher
+constexpr unsigned kNoEnd = ~0u;
+
+Error bad_table(std::string_view what) { return Error(Errc::kBadImage, fmt::format("descriptor table: {}", what)); }
+
+Result<void> check(const FileTableRecord& record) {
+  std::int32_t last = -1;
+  for (const DescriptorRecord& d : record.descriptors) {
+    if (d.fd <= last) return bad_table("numbers do not ascend");
+    if (d.fd > kHighestNumber) return bad_table(fmt::format("number {}", d.fd));
+    if (find_file_kind(d.kind) == nullptr) return bad_table(fmt::format("descriptor {} is of kind {}", d.fd, d.kind));
+    last = d.fd;
+  }
+  return {};
+}
+
+// --inherit-fd N=M: the file that the first table with a number N has there is replaced for all who share it.
+Result<void> inherit(RestoredFile& file, int number, RestartContext& ctx) {
+  const auto wish = ctx.policy.inherit_fds.find(number);
+  if (wish == ctx.policy.inherit_fds.end() || !ctx.inherited.insert(number).second) return {};
+  auto own = ctx.park_duplicate(wish->second);
+  if (!own) return std::move(own).error().note(fmt::format("--inherit-fd {}={}", number, wish->second));
+  file.replace(*std::move(own));
+  return {};
+}
+
+}  // namespace
+
+Result<void> checkpoint_file_table(void* context, ObjRef ref, void* object) {
+  CheckpointContext& ctx = CheckpointContext::of(context);
+  const auto& table = *static_cast<DescriptorTable*>(object);
+  FileTableRecord record;
+  record.descriptors.reserve(table.slots.size());
+  for (const DescriptorTable::Slot& slot : table.slots) {
+    const FileKind* const kind = find_file_kind(*slot.file, ctx.files);
+    if (kind == nullptr) {
+      return slot.file->obstacle(Errc::kUnsupportedObject, "a descriptor of this kind can't be saved").to_error();
+    }
+    auto file = ctx.objects.checkpoint_obj(context, slot.file, kind->ops.type);
+    if (!file) {
+      return std::move(file).error().note(
+          fmt::format("pid {} fd {} ({})", table.pid.value(), slot.fd, slot.file->link));
+    }
+    record.descriptors.push_back(
+        {.fd = slot.fd, .close_on_exec = slot.close_on_exec, .file = *file, .kind = kind->ops.type});
+  }
+  return ctx.write_object(ref, kind::kFileTable, record);
+}
+
+Result<void*> restore_file_table(void* context, ObjRef) {
+  RestartContext& ctx = RestartContext::of(context);
+  const FileTableRecord record = STASIS_TRY(ctx.image.read<FileTableRecord>());
+  STASIS_TRY(check(record));
+  auto table = std::make_unique<RestoredFileTable>();
+  for (const DescriptorRecord& d : record.descriptors) {
+    RestoredFile* const file = STASIS_TRY(fetch_restored<RestoredFile>(ctx.objects, d.file, d.kind));
+    STASIS_TRY(inherit(*file, d.fd, ctx));
+    table->entries_.push_back({.fd = d.fd, .close_on_exec = d.close_on_exec, .file = file});
+  }
+  return to_object(std::move(table));
+}
+
+Result<int> parking_base(const ImageReader& image) {
+  int base = 0;
+  for (std::size_t i = 0; i < image.record_count(); ++i) {
+    const RawRecord raw = image.record(i);
+    if (raw.type != RecordType::kFileTable) continue;
+    const auto record = STASIS_TRY(decode<FileTableRecord>(raw.payload, FileTableRecord::kName));
+    STASIS_TRY(check(record));
+    if (!record.descriptors.empty()) base = std::max(base, record.descriptors.back().fd + 1);
+  }
+  return base;
+}
+
+Result<void> RestoredFileTable::check_bound() const {
+  for (const Entry& entry : entries_) {
+    if (entry.file->descriptor_for(entry.fd) < 0) return entry.file->unbound(entry.fd);
+  }
+  return {};
+}
+
+Result<RestoredFileTable::Install> RestoredFileTable::Install::plan(const RestoredFileTable& table) {
+  STASIS_TRY(table.check_bound());
+  return Install(table);
+}
+
+bool RestoredFileTable::Install::close_gap(Batch& batch, BatchChecks& checks, unsigned first, unsigned last) const {
+  if (!batch.has_room(1)) return false;
+  checks.add(batch.call(SYS_close_range, first, last, 0), fmt::format("close descriptors {} to {}", first, last));
+  return true;
+}
+
+void RestoredFileTable::Install::fill(Batch& batch, BatchChecks& checks) {
+  for (; duplicated_ < entries_.size(); ++duplicated_) {
+    if (!batch.has_room(1)) return;
+    const Entry& entry = entries_[duplicated_];
+    checks.add(
+        batch.call(SYS_dup3, entry.file->descriptor_for(entry.fd), entry.fd, entry.close_on_exec ? O_CLOEXEC : 0),
+        fmt::format("make descriptor {}", entry.fd));
+  }
+  for (; gaps_ < entries_.size(); ++gaps_) {
+    const int begin = gaps_ == 0 ? 0 : entries_[gaps_ - 1].fd + 1;
+    const int end = entries_[gaps_].fd;
+    if (begin == end) continue;
+    if (!close_gap(batch, checks, static_cast<unsigned>(begin), static_cast<unsigned>(end - 1))) return;
+  }
+  const unsigned behind = entries_.empty() ? 0 : static_cast<unsigned>(entries_.back().fd) + 1;
+  done_ = close_gap(batch, checks, behind, kNoEnd);
+}
+
+}  // namespace stasis

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "resource/object_table.h"
+
+#include <algorithm>
+#include <array>
+
+#include "resource/file_kind_rows.h"
+#include "resource/file_table/file_table.h"
+#include "resource/fs/fs.h"
+
+namespace stasis {
+namespace {
+
+// The kinds that are not open files.
+constexpr std::array kOtherKinds = {
+    kFileTableOps,
+    kFsOps,
+    kPipeOps,
+};
+
+constexpr auto kObjectTable = [] {
+  std::array<ObjOps, kOtherKinds.size() + kFileKinds.size()> table{};
+  const auto rest = std::ranges::copy(kOtherKinds, table.begin()).out;
+  std::ranges::transform(kFileKinds, rest, &FileKind::ops);
+  std::ranges::sort(table, {}, &ObjOps::type);
+  return table;
+}();
+static_assert(std::ranges::adjacent_find(kObjectTable, {}, &ObjOps::type) == kObjectTable.end(),
+              "two rows for one kind of object");
+static_assert(kObjectTable.front().type > kObjIgnore, "kind 0 is the hash's own");
+
+constexpr auto kBorrowedTable = [] {
+  auto table = kObjectTable;
+  for (ObjOps& row : table) row.drop = nullptr;
+  return table;
+}();
+
+constexpr auto kRecords =
+    record_registry<FileTableRecord, FsRecord, PathFileRecord, PipeRecord, PipeEndRecord, ExternalRecord>();
+
+}  // namespace
+
+std::span<const ObjOps> object_table(ObjectUse use) {
+  if (use == ObjectUse::kCheckpoint) return kBorrowedTable;
+  return kObjectTable;
+}
+
+RecordRegistry resource_records() { return kRecords; }
+
+}  // namespace stasis

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "resource/open_file/common_obstacle.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include <array>
+#include <string_view>
+
+namespace stasis {
+namespace {
+
+std::string_view lock_name(kernel::LockKind kind) {
+  switch (kind) {
+    case kernel::LockKind::kPosix:
+      return "a POSIX record lock (fcntl)";
+    case kernel::LockKind::kOfd:
+      return "an open-file-description lock (fcntl)";
+    case kernel::LockKind::kFlock:
+      return "a lock (flock)";
+    case kernel::LockKind::kLease:
+      return "a lease (fcntl F_SETLEASE)";
+    default:
+      return "a lock of an unknown kind";
+  }
+}
+
+// Kinds by what /proc says of their descriptors.
+struct LinkHelp {
+  std::string_view link;
+  std::string_view why;
+  std::string_view help;
+};
+constexpr std::array kLinkHelp = {
+    LinkHelp{"anon_inode:[io_uring]", "an io_uring can't be saved",
+             "start the program without it: UV_USE_IO_URING=0 for node and other libuv programs"},
+    LinkHelp{"anon_inode:[userfaultfd]", "a userfaultfd can't be saved", ""},
+    LinkHelp{"anon_inode:[perf_event]", "a performance counter can't be saved", "close the profiler first"},
+    LinkHelp{"anon_inode:bpf-", "BPF objects can't be saved", ""},
+    LinkHelp{"anon_inode:kvm-", "virtual machines can't be saved", "save the machine by its own monitor"},
+    LinkHelp{"anon_inode:[fanotify]", "a fanotify group can't be saved", ""},
+};
+
+std::string_view type_name(mode_t mode) {
+  if (S_ISSOCK(mode)) return "a socket";
+  if (S_ISCHR(mode)) return "a character device";
+  if (S_ISBLK(mode)) return "a block device";
+  if (S_ISFIFO(mode)) return "a pipe";
+  return "a descriptor of this kind";
+}
+
+}  // namespace
+
+std::optional<Obstacle> common_obstacle(const OpenFile& file) {
+  if (!file.info.locks.empty()) {
+    return file.obstacle(Errc::kUnsupportedObject,
+                         fmt::format("{} is held on it, which can't be saved", lock_name(file.info.locks[0].kind)),
+                         "let the program unlock it first");
+  }
+  if ((file.info.flags & O_ASYNC) != 0) {
+    return file.obstacle(Errc::kUnsupportedObject,
+                         "it sends signals when it gets ready (O_ASYNC), which can't be saved");
+  }
+  if (!file.held || file.is_path_only()) return std::nullopt;
+  f_owner_ex owner{};
+  const bool owned = ::fcntl(file.held.get(), F_GETOWN_EX, &owner) == 0 && owner.pid != 0;
+  if (owned || ::fcntl(file.held.get(), F_GETSIG) > 0) {
+    return file.obstacle(Errc::kUnsupportedObject,
+                         "its owner or signal is set (F_SETOWN, F_SETSIG), which can't be saved");
+  }
+  return std::nullopt;
+}
+
+Obstacle unknown_kind(const OpenFile& file) {
+  for (const LinkHelp& row : kLinkHelp) {
+    if (file.link.starts_with(row.link)) {
+      return file.obstacle(Errc::kUnsupportedObject, std::string(row.why), std::string(row.help));
+    }
+  }
+  std::string why = fmt::format("{} can't be saved", type_name(file.stat.st_mode));
+  if (S_ISCHR(file.stat.st_mode) || S_ISBLK(file.stat.st_mode)) {
+    why += fmt::format(" (device {}:{})", major(file.stat.st_rdev), minor(file.stat.st_rdev));
+  }
+  return file.obstacle(Errc::kUnsupportedObject, std::move(why), "close it, or end what uses it, first");
+}
+
+}  // namespace stasis

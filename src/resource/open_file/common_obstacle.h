@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// What keeps an open file from being saved whatever its kind is, and what helps with kinds that nobody saves.
+#pragma once
+
+#include <optional>
+
+#include "resource/open_file/open_file.h"
+
+namespace stasis {
+
+// Locks, leases, and signals on I/O (F_SETOWN, F_SETSIG, O_ASYNC).
+std::optional<Obstacle> common_obstacle(const OpenFile& file);
+// No kind claims the file: what it is, in words, and what the user can do.
+Obstacle unknown_kind(const OpenFile& file);
+
+}  // namespace stasis

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "resource/open_file/gather.h"
+
+#include <fmt/core.h>
+#include <sys/sysmacros.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "kernel/kcmp.h"
+#include "kernel/pidfd.h"
+#include "kernel/unix_diag.h"
+
+namespace stasis {
+namespace {
+
+// One descriptor of one process, before it is known with whom it shares its open file description.
+struct Descriptor {
+  const ProcessHandle* process;
+  std::size_t process_index;
+  int fd;
+  std::string link;
+  struct ::stat stat;
+  kernel::FdInfo info;
+
+  // Descriptors that share an open file description agree in this. (The offset is left out: an outsider that shares the
+  // description may move it while we look.)
+  auto candidate_key() const { return std::tuple(stat.st_dev, stat.st_ino, info.flags & ~unsigned{O_CLOEXEC}); }
+  FileId id() const { return {stat.st_dev, stat.st_ino}; }
+};
+
+Result<Descriptor> look_at(const ProcessHandle& process, std::size_t index, int fd) {
+  const kernel::ProcDir& proc = *process.proc;
+  Descriptor d{&process, index, fd, STASIS_TRY(proc.fd_link(fd)), {}, {}};
+  d.stat = STASIS_TRY(proc.fd_stat(fd));
+  d.info = STASIS_TRY(proc.fdinfo(fd));
+  return d;
+}
+
+Result<std::vector<Descriptor>> list_descriptors(std::span<const ProcessHandle> processes) {
+  std::vector<Descriptor> all;
+  for (std::size_t i = 0; i < processes.size(); ++i) {
+    const kernel::ProcDir& proc = *processes[i].proc;
+    for (const int fd : STASIS_TRY(proc.fds())) {
+      auto descriptor = look_at(processes[i], i, fd);
+      if (descriptor) {
+        all.push_back(*std::move(descriptor));
+      } else if (descriptor.error().code() != Errc::kVanished) {
+        return std::move(descriptor).error().note(fmt::format("descriptor {}", fd));
+      } else {
+        // Closed since it was listed, or the whole process is gone.
+        STASIS_TRY(proc.check_alive());
+      }
+    }
+  }
+  return all;
+}
+
+// For each descriptor the index of the first with the same open file description.
+Result<std::vector<std::size_t>> tell_apart(std::span<const Descriptor> all) {
+  std::vector<std::size_t> order(all.size()), first_of(all.size());
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::ranges::stable_sort(order, {}, [&](std::size_t i) { return all[i].candidate_key(); });
+  std::vector<kernel::FileSlot> slots;
+  for (std::size_t begin = 0, end = 0; begin < order.size(); begin = end) {
+    slots.clear();
+    while (end < order.size() && all[order[end]].candidate_key() == all[order[begin]].candidate_key()) {
+      const Descriptor& d = all[order[end++]];
+      slots.push_back({d.process->proc->pid(), d.fd});
+    }
+    if (slots.size() == 1) {
+      first_of[order[begin]] = order[begin];
+      continue;
+    }
+    const auto groups = STASIS_TRY(kernel::group_open_files(slots));
+    for (std::size_t i = 0; i < groups.size(); ++i) first_of[order[begin + i]] = order[begin + groups[i]];
+  }
+  return first_of;
+}
+
+void join_inodes(OpenFileTable& table) {
+  std::map<FileId, OpenInode*> known;
+  for (const auto& file : table.files) {
+    OpenInode*& inode = known[{file->stat.st_dev, file->stat.st_ino}];
+    if (inode == nullptr) {
+      table.inodes.push_back(std::make_unique<OpenInode>());
+      inode = table.inodes.back().get();
+      inode->id = {file->stat.st_dev, file->stat.st_ino};
+    }
+    inode->files.push_back(file.get());
+    file->inode = inode;
+  }
+}
+
+OpenFileTable build_table(std::span<const ProcessHandle> processes, std::vector<Descriptor>& all,
+                          std::span<const std::size_t> first_of) {
+  OpenFileTable table;
+  for (const ProcessHandle& process : processes) table.descriptors.push_back({process.proc->pid(), {}});
+  std::vector<OpenFile*> file_of(all.size());
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    Descriptor& d = all[i];
+    const bool close_on_exec = (d.info.flags & O_CLOEXEC) != 0;
+    if (first_of[i] == i) {
+      table.files.push_back(std::make_unique<OpenFile>());
+      OpenFile& file = *table.files.back();
+      file.link = std::move(d.link);
+      file.stat = d.stat;
+      file.info = std::move(d.info);
+      file.info.flags &= ~unsigned{O_CLOEXEC};  // the descriptor's, not the description's
+      file_of[i] = &file;
+    } else {
+      file_of[i] = file_of[first_of[i]];
+    }
+    file_of[i]->holders.push_back({d.process->proc->pid(), d.fd, close_on_exec});
+    table.descriptors[d.process_index].slots.push_back({d.fd, close_on_exec, file_of[i]});
+  }
+  join_inodes(table);
+  return table;
+}
+
+Result<void> take_duplicates(OpenFileTable& table, std::span<const ProcessHandle> processes) {
+  for (const auto& file : table.files) {
+    const auto process = std::ranges::find(processes, file->pid(), [](const auto& p) { return p.proc->pid(); });
+    if (process->pidfd == nullptr) continue;
+    auto held = kernel::pidfd_getfd(process->pidfd->get(), file->fd());
+    if (!held) {
+      return std::move(held).error().note(
+          fmt::format("pid {} fd {} ({})", file->pid().value(), file->fd(), file->link));
+    }
+    file->held = *std::move(held);
+  }
+  return {};
+}
+
+Result<void> look_outside(OpenFileTable& table, std::span<const ProcessHandle> processes, const OutsideHolders* known) {
+  if (known != nullptr) table.outside = *known;
+  std::set<std::string> links;
+  for (const auto& file : table.files) {
+    if (S_ISFIFO(file->stat.st_mode) && !file->is_path_only() && !table.outside.covers(file->link)) {
+      links.insert(file->link);
+    }
+  }
+  if (links.empty()) return {};
+  std::vector<HostPid> tree;
+  for (const ProcessHandle& process : processes) tree.push_back(process.proc->pid());
+  return table.outside.scan(tree, links);
+}
+
+Result<void> find_peers(OpenFileTable& table) {
+  for (const auto& file : table.files) {
+    if (!S_ISSOCK(file->stat.st_mode) || file->is_path_only()) continue;
+    // Without the kernel's socket diagnosis the peer stays unknown; kinds then treat it as being outside.
+    const auto state = kernel::unix_socket_state(file->stat.st_ino);
+    if (state && *state) file->peer_inode = (*state)->peer;
+  }
+  return {};
+}
+
+// /proc/PID/stat has new_encode_dev(): minor bits 0-7 and 20-31, major bits 8-19.
+std::uint64_t decode_terminal(std::int32_t number) {
+  const auto bits = static_cast<std::uint32_t>(number);
+  return makedev((bits >> 8) & 0xfff, (bits & 0xff) | ((bits >> 12) & 0xfff00));
+}
+
+}  // namespace
+
+Result<OpenFileTable> gather_open_files(std::span<const ProcessHandle> processes, Hold hold,
+                                        const OutsideHolders* outside) {
+  std::vector<Descriptor> all = STASIS_TRY(list_descriptors(processes));
+  const std::vector<std::size_t> first_of = STASIS_TRY(tell_apart(all));
+  OpenFileTable table = build_table(processes, all, first_of);
+  if (hold == Hold::kTake) STASIS_TRY(take_duplicates(table, processes));
+  for (const ProcessHandle& process : processes) {
+    if (const auto tty = STASIS_TRY(process.proc->stat()).tty_nr; tty != 0)
+      table.terminals.insert(decode_terminal(tty));
+  }
+  STASIS_TRY(find_peers(table));
+  STASIS_TRY(look_outside(table, processes, outside));
+  return table;
+}
+
+}  // namespace stasis

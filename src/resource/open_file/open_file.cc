@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "resource/open_file/open_file.h"
+
+#include <algorithm>
+
+#include "resource/checkpoint_context.h"
+#include "resource/open_file/common_obstacle.h"
+
+namespace stasis {
+
+int OpenFile::lowest_number() const { return std::ranges::min_element(holders, {}, &FileHolder::fd)->fd; }
+
+bool OpenInode::has_reader() const {
+  return std::ranges::any_of(files, [](const OpenFile* file) { return file->reads(); });
+}
+
+bool OpenInode::has_writer() const {
+  return std::ranges::any_of(files, [](const OpenFile* file) { return file->writes(); });
+}
+
+bool OpenFileTable::tree_writes(const OpenFile& file) const {
+  return file.inode->has_writer() || mapped_writable.contains(file.inode->id);
+}
+
+Obstacles collect_obstacles(const OpenFileTable& table, const CheckpointPolicy& policy) {
+  Obstacles obstacles;
+  for (const auto& file : table.files) {
+    const FileKind* const kind = find_file_kind(*file, table);
+    std::optional<Obstacle> found;
+    if (kind == nullptr) {
+      found = unknown_kind(*file);
+    } else if (found = common_obstacle(*file); !found && kind->obstacle != nullptr) {
+      found = kind->obstacle(*file, table, policy);
+    }
+    if (found) obstacles.push_back(*std::move(found));
+  }
+  return obstacles;
+}
+
+}  // namespace stasis

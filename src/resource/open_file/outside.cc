@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "resource/open_file/outside.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <memory>
+#include <optional>
+
+#include "base/file.h"
+
+namespace stasis {
+namespace {
+
+using Directory = std::unique_ptr<DIR, int (*)(DIR*)>;
+
+// Null where it can't be opened: the process is gone or not ours to look at.
+Directory open_directory(int at, const char* path) {
+  const int fd = ::openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR* const dir = fd < 0 ? nullptr : ::fdopendir(fd);
+  if (dir == nullptr && fd >= 0) ::close(fd);
+  return Directory(dir, [](DIR* d) { return d != nullptr ? ::closedir(d) : 0; });
+}
+
+std::optional<int> number(const char* text) {
+  int value = 0;
+  const char* const end = text + std::strlen(text);
+  const auto [rest, error] = std::from_chars(text, end, value);
+  if (error != std::errc() || rest != end || value < 0) return std::nullopt;
+  return value;
+}
+
+std::string command_of(int proc, int pid) {
+  auto name = read_file(proc, fmt::format("{}/comm", pid), 64);
+  if (!name) return "?";
+  if (name->ends_with('\n')) name->pop_back();
+  return *std::move(name);
+}
+
+}  // namespace
+
+std::string OutsideHolder::to_string() const { return fmt::format("pid {} ({})", pid.value(), command); }
+
+Result<void> OutsideHolders::scan(std::span<const HostPid> tree, const std::set<std::string>& links) {
+  const Directory proc = open_directory(AT_FDCWD, "/proc");
+  if (!proc) return Error::from_errno(errno, "open /proc");
+  const int proc_fd = ::dirfd(proc.get());
+  std::array<char, 4096> target;
+  while (const dirent* process = ::readdir(proc.get())) {
+    const auto pid = number(process->d_name);
+    if (!pid || *pid == ::getpid() || std::ranges::find(tree, HostPid(*pid)) != tree.end()) continue;
+    const Directory fds = open_directory(proc_fd, fmt::format("{}/fd", *pid).c_str());
+    if (!fds) continue;
+    while (const dirent* entry = ::readdir(fds.get())) {
+      const ssize_t length = ::readlinkat(::dirfd(fds.get()), entry->d_name, target.data(), target.size());
+      if (length <= 0) continue;
+      const auto found = links.find(std::string(target.data(), static_cast<std::size_t>(length)));
+      if (found == links.end()) continue;
+      struct ::stat link{};
+      // The link's own mode says how the file is open.
+      if (::fstatat(::dirfd(fds.get()), entry->d_name, &link, AT_SYMLINK_NOFOLLOW) != 0) continue;
+      add(*found, {.pid = HostPid(*pid),
+                   .fd = number(entry->d_name).value_or(-1),
+                   .reads = (link.st_mode & S_IRUSR) != 0,
+                   .writes = (link.st_mode & S_IWUSR) != 0,
+                   .command = command_of(proc_fd, *pid)});
+    }
+  }
+  covered_.insert(links.begin(), links.end());
+  return {};
+}
+
+void OutsideHolders::add(const std::string& link, OutsideHolder holder) {
+  covered_.insert(link);
+  holders_[link].push_back(std::move(holder));
+}
+
+std::span<const OutsideHolder> OutsideHolders::of(const std::string& link) const {
+  const auto found = holders_.find(link);
+  if (found == holders_.end()) return {};
+  return found->second;
+}
+
+const OutsideHolder* OutsideHolders::reader(const std::string& link) const {
+  const auto all = of(link);
+  const auto found = std::ranges::find_if(all, &OutsideHolder::reads);
+  return found == all.end() ? nullptr : &*found;
+}
+
+const OutsideHolder* OutsideHolders::writer(const std::string& link) const {
+  const auto all = of(link);
+  const auto found = std::ranges::find_if(all, &OutsideHolder::writes);
+  return found == all.end() ? nullptr : &*found;
+}
+
+}  // namespace stasis

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// OutsideHolders: which processes outside the tree have a pipe, FIFO or socket that the tree has too.
+#pragma once
+
+#include <map>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/ids.h"
+#include "stasis/result.h"
+
+namespace stasis {
+
+struct OutsideHolder {
+  HostPid pid;
+  int fd = -1;
+  bool reads = false;
+  bool writes = false;
+  std::string command;  // its name
+
+  // "pid 12 (cat)"
+  std::string to_string() const;
+};
+
+// Found by the names of descriptors (/proc/PID/fd), so processes that the caller may not look at are not seen. Our own
+// process never counts: it holds duplicates.
+class OutsideHolders {
+ public:
+  OutsideHolders() = default;
+  // Adds what all processes but `tree` hold under these names. Costs some us per descriptor of the whole system.
+  Result<void> scan(std::span<const HostPid> tree, const std::set<std::string>& links);
+  bool covers(const std::string& link) const { return covered_.contains(link); }
+  std::span<const OutsideHolder> of(const std::string& link) const;
+  // A holder that can read (write) what the tree writes (reads); null if none is known.
+  const OutsideHolder* reader(const std::string& link) const;
+  const OutsideHolder* writer(const std::string& link) const;
+  // For tests: as if found by a scan.
+  void add(const std::string& link, OutsideHolder holder);
+
+ private:
+  std::set<std::string> covered_;
+  std::map<std::string, std::vector<OutsideHolder>> holders_;
+};
+
+}  // namespace stasis
