@@ -2,6 +2,7 @@
 // For unit tests of file kinds: the test's own descriptors are gathered, saved into an image, and restored from it.
 #pragma once
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -34,6 +35,18 @@ inline OpenFile* find_file(const OpenFileTable& table, int fd) {
     if (slot.fd == fd) return slot.file;
   }
   return nullptr;
+}
+
+// An image without any object.
+inline ImageReader empty_image(const sample::ScratchDir& dir) {
+  const auto write = [&]() -> Result<void> {
+    ImageWriter writer = STASIS_TRY(ImageWriter::create(dir / "empty", {.durability = Durability::kFast}));
+    STASIS_TRY(writer.write(sample::environment()));
+    STASIS_TRY(writer.end_structure());
+    return writer.publish();
+  };
+  EXPECT_TRUE(write());
+  return *ImageReader::open(dir / "empty", {});
 }
 
 // save() some files, close them, restore() the image, look at them by fetch().
