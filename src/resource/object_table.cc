@@ -7,15 +7,17 @@
 #include "resource/file_kind_rows.h"
 #include "resource/file_table/file_table.h"
 #include "resource/fs/fs.h"
+#include "resource/memory/memory_restore.h"
+#include "resource/process/process_record.h"
+#include "resource/signal/restored_sighand.h"
+#include "resource/thread/thread_record.h"
 
 namespace stasis {
 namespace {
 
 // The kinds that are not open files.
 constexpr std::array kOtherKinds = {
-    kFileTableOps,
-    kFsOps,
-    kPipeOps,
+    kMemoryOps, kFileTableOps, kFsOps, kSighandOps, kPipeOps,
 };
 
 constexpr auto kObjectTable = [] {
@@ -32,11 +34,17 @@ static_assert(kObjectTable.front().type > kObjIgnore, "kind 0 is the hash's own"
 constexpr auto kBorrowedTable = [] {
   auto table = kObjectTable;
   for (ObjOps& row : table) row.drop = nullptr;
+  for (const FileKind& kind : kFileKinds) {
+    std::ranges::find(table, kind.ops.type, &ObjOps::type)->drop = [](void* object, LastRef) {
+      static_cast<OpenFile*>(object)->held.reset();
+    };
+  }
   return table;
 }();
 
 constexpr auto kRecords =
-    record_registry<FileTableRecord, FsRecord, PathFileRecord, PipeRecord, PipeEndRecord, ExternalRecord>();
+    record_registry<TreeRecord, ProcessRecord, ThreadRecord, MemoryRecord, SighandRecord, FileTableRecord, FsRecord,
+                    PathFileRecord, PipeRecord, PipeEndRecord, ExternalRecord>();
 
 }  // namespace
 
@@ -46,5 +54,15 @@ std::span<const ObjOps> object_table(ObjectUse use) {
 }
 
 RecordRegistry resource_records() { return kRecords; }
+
+std::span<const EnumName<ObjType>> object_names() {
+  static constexpr auto names = [] {
+    std::array<EnumName<ObjType>, kObjectTable.size()> rows{};
+    std::ranges::transform(kObjectTable, rows.begin(),
+                           [](const ObjOps& ops) { return EnumName<ObjType>{ops.type, ops.name}; });
+    return rows;
+  }();
+  return names;
+}
 
 }  // namespace stasis

@@ -35,7 +35,7 @@ struct GateSlot {
 class GateMemory {
  public:
   static constexpr std::size_t kSmallSlots = 64;
-  static constexpr std::size_t kSmallSlotSize = std::size_t{24} << 10;
+  static constexpr std::size_t kSmallSlotSize = std::size_t{40} << 10;
   static constexpr std::size_t kCarrierSlotSize = std::size_t{1} << 20;
   static constexpr std::string_view kName = "stasis-gate";
 

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/checkpoint.h"
+
+#include <fmt/core.h>
+
+#include <map>
+#include <memory>
+
+#include "cli/command.h"
+#include "cli/progress.h"
+
+namespace stasis::cli {
+namespace {
+
+struct Options {
+  int pid = 0;
+  std::string output;
+  bool leave_running = false, kill = false, stop = false, json = false;
+  std::string timeout = "10s";
+  Codec codec = Codec::kNone;
+  TcpPolicy tcp = TcpPolicy::kRefuse;
+  UnixExternalPolicy unix_external = UnixExternalPolicy::kRefuse;
+};
+
+int run(const Options& options) {
+  install_cancellation();
+  Progress progress("saving");
+  CheckpointRequest request{.pid = HostPid(options.pid), .output = options.output, .codec = options.codec};
+  request.after = options.kill   ? AfterCheckpoint::kKill
+                  : options.stop ? AfterCheckpoint::kStop
+                                 : AfterCheckpoint::kLeaveRunning;
+  request.timeout = parse_duration(options.timeout);
+  request.policy.tcp = options.tcp;
+  request.policy.unix_external = options.unix_external;
+  request.progress = progress.hook();
+  request.cancelled = &cancelled();
+  // With "-" standard output is the image's.
+  const Output output = options.json && options.output != "-" ? Output::kJson : Output::kText;
+  const auto report = checkpoint(request);
+  progress.finish();
+  if (!report) return report_error(report.error(), output);
+  const nlohmann::ordered_json object{{"image", options.output},     {"processes", report->processes},
+                                      {"threads", report->threads},  {"pages", report->pages},
+                                      {"bytes", report->bytes},      {"freeze_us", report->freeze_us},
+                                      {"total_us", report->total_us}};
+  if (output == Output::kJson) {
+    print_json(object);
+  } else if (options.json) {
+    fmt::print(stderr, "{}\n", object.dump());
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_checkpoint(CLI::App& app, int& status) {
+  auto options = std::make_shared<Options>();
+  CLI::App* const verb = app.add_subcommand("checkpoint", "Save a running program into an image");
+  verb->add_option("PID", options->pid, "Process to save")->required()->check(CLI::PositiveNumber);
+  verb->add_option("-o,--output", options->output, "Image to write; - is standard output")->required();
+  auto* const after = verb->add_option_group("afterwards");
+  after->add_flag("--leave-running", options->leave_running, "Let the program run on (default)");
+  after->add_flag("--kill", options->kill, "End the program once the image is durable");
+  after->add_flag("--stop", options->stop, "Leave the program stopped (SIGCONT continues it)");
+  after->require_option(0, 1);
+  verb->add_option("--compress", options->codec, "Compression of pages: none, lz4, zstd")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, Codec>{{"none", Codec::kNone}, {"lz4", Codec::kLz4}, {"zstd", Codec::kZstd}}));
+  verb->add_option("--tcp", options->tcp, "Connections to the outside: refuse, close, keep")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, TcpPolicy>{
+          {"refuse", TcpPolicy::kRefuse}, {"close", TcpPolicy::kClose}, {"keep", TcpPolicy::kKeep}}));
+  verb->add_option("--unix-external", options->unix_external, "Unix sockets to the outside: refuse, close, reconnect")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, UnixExternalPolicy>{{"refuse", UnixExternalPolicy::kRefuse},
+                                                    {"close", UnixExternalPolicy::kClose},
+                                                    {"reconnect", UnixExternalPolicy::kReconnect}}));
+  verb->add_option("--timeout", options->timeout, "Give up when freezing takes longer")
+      ->check(duration_validator())
+      ->capture_default_str();
+  verb->add_flag("--json", options->json, "Print one JSON object");
+  verb->callback([options, &status] { status = run(*options); });
+}
+
+}  // namespace stasis::cli

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the verbs share: exit statuses, how errors and reports are printed, cancellation by signal.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "stasis/result.h"
+
+namespace stasis::cli {
+
+// Adds a verb to the program: its options, and a callback that stores the exit status in `status`.
+void add_checkpoint(CLI::App& app, int& status);
+void add_restart(CLI::App& app, int& status);
+void add_inspect(CLI::App& app, int& status);
+void add_verify(CLI::App& app, int& status);
+void add_check(CLI::App& app, int& status);
+
+enum class Output { kText, kJson };
+
+// Exit status of Stasis's own failures in a verb that otherwise ends with the program's status.
+inline constexpr int kForegroundFailure = 125;
+
+// One line on stderr (and, with kJson, one object on stdout); yields the exit status of the error's code.
+int report_error(const Error& error, Output output);
+void print_json(const nlohmann::ordered_json& object);
+
+// Set by SIGINT, SIGTERM and SIGHUP once install_cancellation() was called; without SA_RESTART, so that waits end.
+const std::atomic<bool>& cancelled();
+void install_cancellation();
+
+// "10s", "500ms", "2m", "1h", or a plain number of seconds.
+std::chrono::nanoseconds parse_duration(const std::string& text);
+// Checks that an option holds a duration.
+CLI::Validator duration_validator();
+
+}  // namespace stasis::cli

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/core.h>
+
+#include <cstdio>
+#include <memory>
+
+#include "cli/command.h"
+#include "cli/progress.h"
+#include "image/verify.h"
+#include "image/view.h"
+#include "resource/object_table.h"
+
+namespace stasis::cli {
+namespace {
+
+struct Options {
+  std::string image;
+  bool json = false;
+};
+
+std::string input_path(const std::string& image) { return image == "-" ? "/dev/stdin" : image; }
+
+int inspect(const Options& options) {
+  const ViewOptions view{.format = options.json ? ViewFormat::kJson : ViewFormat::kText,
+                         .records = resource_records(),
+                         .object_names = object_names()};
+  const auto result = inspect_image(input_path(options.image), view,
+                                    [](std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); });
+  if (result) return 0;
+  std::fflush(stdout);
+  return report_error(result.error(), Output::kText);
+}
+
+int verify(const Options& options) {
+  install_cancellation();
+  Progress progress("verified");
+  const auto report =
+      verify_image(input_path(options.image), {.threads = 0, .known = resource_records(), .progress = progress.hook()});
+  progress.finish();
+  if (!report) return report_error(report.error(), options.json ? Output::kJson : Output::kText);
+  if (options.json) {
+    print_json({{"image", options.image},
+                {"ok", true},
+                {"records", report->records},
+                {"chunks", report->chunks},
+                {"page_bytes", report->page_bytes},
+                {"hash", to_hex(report->image_hash)}});
+  } else {
+    fmt::print("{}: ok, {} records, {} chunks, {} bytes of pages\n", options.image, report->records, report->chunks,
+               report->page_bytes);
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app, int& status) {
+  auto options = std::make_shared<Options>();
+  CLI::App* const verb = app.add_subcommand("inspect", "Show what an image holds");
+  verb->add_option("IMAGE", options->image, "Image to show; - is standard input")->required();
+  verb->add_flag("--json", options->json, "As JSON");
+  verb->callback([options, &status] { status = inspect(*options); });
+}
+
+void add_verify(CLI::App& app, int& status) {
+  auto options = std::make_shared<Options>();
+  CLI::App* const verb = app.add_subcommand("verify", "Check every byte of an image");
+  verb->add_option("IMAGE", options->image, "Image to check; - is standard input")->required();
+  verb->add_flag("--json", options->json, "Print one JSON object");
+  verb->callback([options, &status] { status = verify(*options); });
+}
+
+}  // namespace stasis::cli

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/core.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <map>
+#include <memory>
+
+#include "cli/command.h"
+#include "engine/restart_session.h"
+
+namespace stasis::cli {
+namespace {
+
+struct Options {
+  std::string image;
+  bool detach = false, lazy = false, json = false;
+  std::string pidfile;
+  PidsPolicy pids = PidsPolicy::kAuto;
+  FilePolicy files = FilePolicy::kStrict;
+  std::vector<std::string> inherit_fds;
+  std::string timeout = "30s";
+};
+
+// "N=M"
+bool parse_pair(const std::string& text, int& n, int& m) {
+  const char* const end = text.data() + text.size();
+  const auto first = std::from_chars(text.data(), end, n);
+  if (first.ec != std::errc() || first.ptr == end || *first.ptr != '=') return false;
+  const auto second = std::from_chars(first.ptr + 1, end, m);
+  return second.ec == std::errc() && second.ptr == end && n >= 0 && m >= 0;
+}
+
+CLI::Validator pair_validator() {
+  return CLI::Validator(
+      [](std::string& text) {
+        int n = 0, m = 0;
+        return parse_pair(text, n, m) ? std::string() : "'" + text + "' is not of the form N=M";
+      },
+      "N=M");
+}
+
+// Ends as the program ended, so that a caller can't tell the difference.
+[[noreturn]] void die_of(int signal) {
+  const rlimit no_core{0, 0};
+  ::setrlimit(RLIMIT_CORE, &no_core);
+  ::signal(signal, SIG_DFL);
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, signal);
+  ::sigprocmask(SIG_UNBLOCK, &set, nullptr);
+  ::raise(signal);
+  ::_exit(128 + signal);
+}
+
+int run(const Options& options) {
+  install_cancellation();
+  RestartRequest request{.image = options.image, .pids = options.pids, .pidfile = options.pidfile};
+  request.detach = options.detach ? Detach::kYes : Detach::kNo;
+  request.policy.files = options.files;
+  for (const std::string& text : options.inherit_fds) {
+    int n = 0, m = 0;
+    if (parse_pair(text, n, m)) request.policy.inherit_fds[n] = m;
+  }
+  request.timeout = parse_duration(options.timeout);
+  request.cancelled = &cancelled();
+  if (options.json) {
+    request.running = [](HostPid root, const RestartReport& report) {
+      print_json({{"pid", root.value()},
+                  {"processes", report.processes},
+                  {"threads", report.threads},
+                  {"pages", report.pages},
+                  {"bytes", report.bytes},
+                  {"objects", report.objects},
+                  {"clear_us", report.clear_us},
+                  {"total_us", report.total_us}});
+    };
+  }
+  const auto end = restart(request);
+  if (!end) {
+    const int status = report_error(end.error(), options.json ? Output::kJson : Output::kText);
+    return options.detach ? status : kForegroundFailure;
+  }
+  if (end->how == ProgramEnd::How::kSignalled) die_of(end->value);
+  return end->value;
+}
+
+}  // namespace
+
+void add_restart(CLI::App& app, int& status) {
+  auto options = std::make_shared<Options>();
+  CLI::App* const verb = app.add_subcommand("restart", "Let a saved program go on");
+  verb->add_option("IMAGE", options->image, "Image to restart; - is standard input")->required();
+  verb->add_flag("--detach", options->detach, "Return once the program runs");
+  verb->add_option("--pidfile", options->pidfile, "Write the pid of the program's first process there");
+  verb->add_option("--pids", options->pids, "auto, keep (the old pids), namespace (the old pids in a namespace)")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, PidsPolicy>{
+          {"auto", PidsPolicy::kAuto}, {"keep", PidsPolicy::kKeep}, {"namespace", PidsPolicy::kNamespace}}));
+  verb->add_option("--files", options->files, "Files that changed: strict, rollback, relaxed")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, FilePolicy>{
+          {"strict", FilePolicy::kStrict}, {"rollback", FilePolicy::kRollback}, {"relaxed", FilePolicy::kRelaxed}}));
+  verb->add_option("--inherit-fd", options->inherit_fds,
+                   "Bind the program's descriptor N to descriptor M of this command")
+      ->check(pair_validator());
+  verb->add_option("--timeout", options->timeout, "Give up when it takes longer")
+      ->check(duration_validator())
+      ->capture_default_str();
+  verb->add_flag("--json", options->json, "Print one JSON object once the program runs");
+  verb->callback([options, &status] { status = run(*options); });
+}
+
+}  // namespace stasis::cli

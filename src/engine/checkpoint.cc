@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/checkpoint.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "base/log.h"
+#include "engine/environment_of_host.h"
+#include "engine/fault_point.h"
+#include "engine/process_image.h"
+#include "image/environment.h"
+#include "kernel/clocks.h"
+#include "resource/file_table/file_table.h"
+#include "resource/object_table.h"
+#include "resource/open_file/gather.h"
+
+namespace stasis {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::int64_t microseconds_since(Clock::time_point start) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count();
+}
+
+void append(Obstacles& to, Obstacles from) {
+  to.insert(to.end(), std::make_move_iterator(from.begin()), std::make_move_iterator(from.end()));
+}
+
+// One checkpoint from beginning to end; a failing stage ends it, and the destructor lets everything run on.
+class Checkpoint {
+ public:
+  explicit Checkpoint(const CheckpointRequest& request)
+      : request_(request),
+        patience_(request.timeout, request.cancelled),
+        objects_(object_table(ObjectUse::kCheckpoint)) {}
+  ~Checkpoint() { objects_.clear(); }
+
+  Result<CheckpointReport> run();
+
+ private:
+  Result<void> stages();
+  Result<void> stage(std::string_view name, Result<void> (Checkpoint::*function)());
+  Result<void> open_image();
+  Result<void> look();
+  Result<void> freeze();
+  Result<void> inspect();
+  Result<void> write_structure();
+  Result<void> write_process(ProcessImage& process, CheckpointContext& context);
+  Result<void> write_pages();
+  Result<void> let_go();
+  Result<void> publish();
+
+  const CheckpointRequest& request_;
+  Patience patience_;
+  Clock::time_point started_ = Clock::now();
+  std::optional<Clock::time_point> frozen_;
+  EnvironmentRecord environment_;
+  OpenFileTable files_;
+  std::vector<std::unique_ptr<ProcessImage>> processes_;
+  std::optional<ImageWriter> image_;
+  DeferQueue deferred_;
+  ObjHash objects_;  // refers to files_ and processes_: goes first
+  CheckpointReport report_;
+};
+
+Result<void> Checkpoint::stages() {
+  // The program runs. What is slow and does not change is read now; what can't be saved is refused now.
+  STASIS_TRY(stage("open image", &Checkpoint::open_image));
+  STASIS_TRY(stage("look", &Checkpoint::look));
+  STASIS_TRY(stage("freeze", &Checkpoint::freeze));
+  // Every thread is stopped. Nothing in the tree moves from here until let_go().
+  STASIS_TRY(stage("inspect", &Checkpoint::inspect));
+  STASIS_TRY(stage("write structure", &Checkpoint::write_structure));
+  STASIS_TRY(stage("write pages", &Checkpoint::write_pages));
+  if (request_.after == AfterCheckpoint::kLeaveRunning) {
+    STASIS_TRY(stage("let go", &Checkpoint::let_go));
+    // The program runs again. All that is left is ours.
+    return stage("publish", &Checkpoint::publish);
+  }
+  // The image must be durable before the program may be ended.
+  STASIS_TRY(stage("publish", &Checkpoint::publish));
+  patience_.carry_through();
+  return let_go();
+}
+
+Result<void> Checkpoint::stage(std::string_view name, Result<void> (Checkpoint::*function)()) {
+  STASIS_TRY(patience_.check());
+  STASIS_TRY(fault_point(name));
+  log::debug("checkpoint", "{} at {} us", name, microseconds_since(started_));
+  return (this->*function)();
+}
+
+Result<CheckpointReport> Checkpoint::run() {
+  if (auto done = stages(); !done) {
+    if (image_) image_->abort(done.error());
+    return Error(std::move(done).error());
+  }
+  report_.total_us = microseconds_since(started_);
+  return report_;
+}
+
+Result<void> Checkpoint::open_image() {
+  WriterOptions options{.codec = request_.codec};
+  options.progress = request_.progress;
+  auto image = request_.output == "-" ? ImageWriter::to_stream(STDOUT_FILENO, options)
+                                      : ImageWriter::create(request_.output, options);
+  image_ = STASIS_TRY(std::move(image));
+  return {};
+}
+
+Result<void> Checkpoint::look() {
+  if (request_.pid == HostPid(::getpid())) return Error(Errc::kOwnTree, "a process can't checkpoint itself");
+  processes_.push_back(STASIS_TRY(ProcessImage::look(request_.pid)));
+  Obstacles obstacles;
+  for (const auto& process : processes_) {
+    append(obstacles, find_memory_obstacles(process->pid(), process->vmas()));
+    for (const HostPid child : STASIS_TRY(process->proc().children())) {
+      obstacles.push_back({.code = Errc::kUnsupportedTask,
+                           .pid = process->pid(),
+                           .object = fmt::format("child {}", child.value()),
+                           .why = "process trees can't be saved yet",
+                           .help = "checkpoint a process without children"});
+    }
+  }
+  if (!obstacles.empty()) return to_error(obstacles);
+  environment_ = STASIS_TRY(environment_of_host());
+  environment_.codec = request_.codec;
+  return {};
+}
+
+Result<void> Checkpoint::freeze() {
+  frozen_ = Clock::now();
+  for (const auto& process : processes_) STASIS_TRY(process->attach());
+  for (const auto& process : processes_) STASIS_TRY(process->settle(patience_));
+  const kernel::Clocks clocks = kernel::read_clocks();
+  environment_.realtime_ns = clocks.realtime_ns;
+  environment_.monotonic_ns = clocks.monotonic_ns;
+  environment_.boottime_ns = clocks.boottime_ns;
+  return {};
+}
+
+Result<void> Checkpoint::inspect() {
+  std::vector<ProcessHandle> handles;
+  for (const auto& process : processes_) {
+    handles.push_back({.proc = &process->proc(), .pidfd = &process->traced().pidfd()});
+  }
+  files_ = STASIS_TRY(gather_open_files(handles, Hold::kTake));
+  Obstacles obstacles = collect_obstacles(files_, request_.policy);
+  for (const auto& process : processes_) append(obstacles, find_memory_obstacles(process->pid(), process->vmas()));
+  if (!obstacles.empty()) return to_error(obstacles);
+  STASIS_TRY(fault_point("open gates"));
+  for (const auto& process : processes_) {
+    STASIS_TRY(process->inspect(patience_));
+    report_.processes += 1;
+    report_.threads += process->threads().size();
+    report_.pages += process->memory().page_bytes() / environment_.page_size;
+  }
+  return {};
+}
+
+Result<void> Checkpoint::write_structure() {
+  STASIS_TRY(image_->write(environment_));
+  TreeRecord tree{.root = processes_.front()->record().pid, .processes = static_cast<std::uint32_t>(processes_.size())};
+  for (const DescriptorTable& table : files_.descriptors) {
+    if (!table.slots.empty()) tree.highest_fd = std::max(tree.highest_fd, table.slots.back().fd);
+  }
+  STASIS_TRY(image_->write(tree));
+  CheckpointContext context{.image = *image_,
+                            .objects = objects_,
+                            .deferred = deferred_,
+                            .files = files_,
+                            .policy = request_.policy,
+                            .patience = patience_};
+  for (const auto& process : processes_) STASIS_TRY(write_process(*process, context));
+  return image_->end_structure();
+}
+
+// Objects are written right before the record that first names them.
+Result<void> Checkpoint::write_process(ProcessImage& process, CheckpointContext& context) {
+  ProcessRecord& record = process.record();
+  const auto table = std::ranges::find(files_.descriptors, process.pid(), &DescriptorTable::pid);
+  record.memory = STASIS_TRY(objects_.checkpoint_obj(&context, &process.memory(), kind::kMemory));
+  record.file_table = STASIS_TRY(objects_.checkpoint_obj(&context, &*table, kind::kFileTable));
+  record.fs = STASIS_TRY(objects_.checkpoint_obj(&context, &process.fs(), kind::kFs));
+  record.sighand = STASIS_TRY(objects_.checkpoint_obj(&context, &process.sighand(), kind::kSighand));
+  STASIS_TRY(image_->write(record));
+  for (const ThreadRecord& thread : process.threads()) STASIS_TRY(image_->write(thread));
+  return {};
+}
+
+Result<void> Checkpoint::write_pages() {
+  for (const auto& process : processes_) {
+    STASIS_TRY(process->memory().write_pages(*image_, process->record().memory, process->traced().memory(), patience_));
+  }
+  return {};
+}
+
+// Our references to the program's files go before it runs again: a pipe whose last writer it closes must be at its end.
+Result<void> Checkpoint::let_go() {
+  objects_.clear();
+  for (const auto& file : files_.files) file->held.reset();
+  Result<void> first;
+  for (const auto& process : processes_) {
+    if (request_.after == AfterCheckpoint::kKill) {
+      process->traced().kill();
+      continue;
+    }
+    if (request_.after == AfterCheckpoint::kStop) ::kill(process->pid().value(), SIGSTOP);
+    if (auto resumed = process->traced().resume(); !resumed && first) first = std::move(resumed);
+  }
+  report_.freeze_us = microseconds_since(*frozen_);
+  objects_.free_later();
+  return first;
+}
+
+// Publishing is what was put off until everything else is done: the last work of the operation.
+Result<void> Checkpoint::publish() {
+  STASIS_TRY(deferred_.add([this]() -> Result<void> { return image_->publish(); }));
+  STASIS_TRY(deferred_.run());
+  report_.bytes = image_->progress().stored_bytes;
+  return {};
+}
+
+}  // namespace
+
+Result<CheckpointReport> checkpoint(const CheckpointRequest& request) { return Checkpoint(request).run(); }
+
+}  // namespace stasis

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// The checkpoint operation: `stasis checkpoint` and the library's helper process run this.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <string>
+
+#include "base/ids.h"
+#include "resource/checkpoint_context.h"
+#include "stasis/image.h"
+
+namespace stasis {
+
+enum class AfterCheckpoint { kLeaveRunning, kKill, kStop };
+
+struct CheckpointRequest {
+  HostPid pid;
+  std::string output;  // path, or "-" for standard output
+  AfterCheckpoint after = AfterCheckpoint::kLeaveRunning;
+  Codec codec = Codec::kNone;
+  std::chrono::nanoseconds timeout = std::chrono::seconds(10);  // for the freeze
+  CheckpointPolicy policy;
+  ProgressHook progress;
+  const std::atomic<bool>* cancelled = nullptr;
+};
+
+struct CheckpointReport {
+  std::int64_t freeze_us = 0;  // from the first stop to the last resume
+  std::int64_t total_us = 0;
+  std::uint64_t processes = 0;
+  std::uint64_t threads = 0;
+  std::uint64_t pages = 0;  // of memory, saved
+  std::uint64_t bytes = 0;  // of the image
+};
+
+// Saves the tree below a process. On any failure the tree runs on untouched and no image appears.
+// REQUIRES: a process of its own, with one thread (it traces, and waits for tracees).
+Result<CheckpointReport> checkpoint(const CheckpointRequest& request);
+
+}  // namespace stasis

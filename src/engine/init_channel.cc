@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/init_channel.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+namespace stasis {
+namespace {
+
+enum class What : std::uint32_t { kRunning = 1, kFailure = 2, kEnd = 3, kGo = 4 };
+
+struct Message {
+  What what{};
+  Errc code{};
+  RestartReport report;
+  ProgramEnd end;
+  char text[2048] = {};
+  char help[512] = {};
+};
+static_assert(std::is_trivially_copyable_v<Message>);
+
+void send(int socket, const Message& message) {
+  while (::send(socket, &message, sizeof message, MSG_NOSIGNAL) < 0 && errno == EINTR) {
+  }
+}
+
+std::optional<Message> receive(int socket, int flags) {
+  Message message;
+  for (;;) {
+    const ssize_t size = ::recv(socket, &message, sizeof message, flags);
+    if (size == static_cast<ssize_t>(sizeof message)) return message;
+    if (size < 0 && errno == EINTR) continue;
+    return std::nullopt;
+  }
+}
+
+template <std::size_t N>
+void copy_text(char (&to)[N], const std::string& from) {
+  std::memcpy(to, from.data(), std::min(from.size(), N - 1));
+}
+
+}  // namespace
+
+Result<std::pair<InitChannel, InitChannel>> InitChannel::create() {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return Error::from_errno(errno, "socketpair");
+  std::pair<InitChannel, InitChannel> pair;
+  pair.first.socket_ = UniqueFd(ends[0]);
+  pair.second.socket_ = UniqueFd(ends[1]);
+  return pair;
+}
+
+void InitChannel::send_running(const RestartReport& report, bool) {
+  Message message{.what = What::kRunning};
+  message.report = report;
+  send(socket_.get(), message);
+}
+
+void InitChannel::send_failure(const Error& error) {
+  Message message{.what = What::kFailure, .code = error.code()};
+  copy_text(message.text, error.message());
+  copy_text(message.help, error.help());
+  send(socket_.get(), message);
+}
+
+void InitChannel::send_end(const ProgramEnd& end) {
+  Message message{.what = What::kEnd};
+  message.end = end;
+  send(socket_.get(), message);
+}
+
+void InitChannel::await_go() { receive(socket_.get(), 0); }
+
+Result<RestartReport> InitChannel::await_running() {
+  const auto message = receive(socket_.get(), 0);
+  if (!message) return Error(Errc::kTargetLost, "process 1 of the new pid namespace ended unexpectedly");
+  if (message->what == What::kFailure) {
+    return Error(message->code, std::string(message->text)).with_help(message->help);
+  }
+  return message->report;
+}
+
+void InitChannel::send_go() { send(socket_.get(), {.what = What::kGo}); }
+
+void InitChannel::announce_by(int signal) {
+  ::fcntl(socket_.get(), F_SETOWN, ::getpid());
+  ::fcntl(socket_.get(), F_SETSIG, signal);
+  ::fcntl(socket_.get(), F_SETFL, O_ASYNC | O_RDWR);
+}
+
+std::optional<ProgramEnd> InitChannel::take_end() {
+  const auto message = receive(socket_.get(), MSG_DONTWAIT);
+  if (!message || message->what != What::kEnd) return std::nullopt;
+  return message->end;
+}
+
+}  // namespace stasis

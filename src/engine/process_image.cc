@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/process_image.h"
+
+#include <fmt/format.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+
+#include "resource/signal/signal_actions.h"
+
+namespace stasis {
+namespace {
+
+// Below this, reading smaps again inside the freeze costs less than a millisecond.
+constexpr std::uint64_t kSmallProcess = std::uint64_t{32} << 20;
+
+std::uint64_t resident(const std::vector<kernel::Vma>& vmas) {
+  std::uint64_t sum = 0;
+  for (const kernel::Vma& vma : vmas) sum += vma.rss;
+  return sum;
+}
+
+ImagePid innermost(const std::vector<std::int32_t>& ids, std::int32_t fallback) {
+  return ImagePid(ids.empty() ? fallback : ids.back());
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ProcessImage>> ProcessImage::look(HostPid pid) {
+  auto proc = STASIS_TRY(kernel::ProcDir::open(pid));
+  std::unique_ptr<ProcessImage> image(new ProcessImage(std::move(proc)));
+  image->vmas_ = STASIS_TRY(image->proc_.smaps());
+  image->small_ = resident(image->vmas_) < kSmallProcess;
+  image->set_aside_old_gates();
+  const auto memory = STASIS_TRY(kernel::ProcessMemory::open(image->proc_));
+  image->gadgets_ = find_gadgets(memory, image->vmas_);
+  image->waits_ = WaitTimes::look(image->proc_);
+  return image;
+}
+
+Result<void> ProcessImage::attach() {
+  const kernel::ProcStatus status = STASIS_TRY(proc_.status());
+  const auto seccomp = status.seccomp ? TracedProcess::Seccomp::kSuspend : TracedProcess::Seccomp::kNone;
+  auto attached = TracedProcess::attach(pid(), seccomp);
+  if (!attached && status.seccomp && attached.error().code() == Errc::kNotPermitted) {
+    return Error(Errc::kSeccomp,
+                 fmt::format("pid {} is under seccomp and its filters can't be suspended", pid().value()))
+        .with_help("run as root");
+  }
+  traced_ = STASIS_TRY(std::move(attached));
+  return {};
+}
+
+Result<void> ProcessImage::settle(const Patience& patience) {
+  STASIS_TRY(traced_->settle(patience));
+  const auto pending = STASIS_TRY(kernel::ptrace_peek_siginfo(traced_->carrier().tid(), kernel::SignalQueue::kProcess));
+  std::uint64_t pending_set = 0;
+  for (const siginfo_t& info : pending) pending_set |= std::uint64_t{1} << (info.si_signo - 1);
+  record_.pending_signals = encode_pending(pending);
+  for (TracedThread& thread : traced_->threads()) {
+    calls_.push_back(STASIS_TRY(settle_thread(*traced_, thread, waits_, pending_set)));
+  }
+  return refresh_mappings();
+}
+
+// They are no part of the program: not saved, and taken away with our own gate.
+void ProcessImage::set_aside_old_gates() {
+  const std::string name = "/memfd:" + std::string(GateMemory::kName);
+  const auto old = std::ranges::stable_partition(vmas_, [&](const kernel::Vma& vma) { return vma.path != name; });
+  old_gates_.assign(old.begin(), old.end());
+  vmas_.erase(old.begin(), old.end());
+}
+
+// What was read before the freeze still holds if the layout is the same; else all is read again.
+Result<void> ProcessImage::refresh_mappings() {
+  if (!small_ && old_gates_.empty()) {
+    const auto now = STASIS_TRY(proc_.maps());
+    if (kernel::same_layout(vmas_, now)) return {};
+  }
+  auto now = STASIS_TRY(proc_.smaps());
+  const bool moved = !kernel::same_layout(vmas_, now);
+  vmas_ = std::move(now);
+  set_aside_old_gates();
+  if (moved) gadgets_ = find_gadgets(traced_->memory(), vmas_);
+  return {};
+}
+
+void ProcessImage::fill_ids(const kernel::ProcStat& stat, const kernel::ProcStatus& status) {
+  record_.pid = innermost(status.ns_tgid, stat.pid);
+  record_.process_group = innermost(status.ns_pgid, stat.pgrp);
+  record_.session = innermost(status.ns_sid, stat.session);
+  record_.exit_signal = stat.exit_signal;
+  record_.foreground = stat.tpgid > 0 && stat.tpgid == stat.pgrp;
+  record_.stopped = traced_->carrier().group_stopped();
+  record_.threads = static_cast<std::uint32_t>(traced_->threads().size());
+}
+
+Result<void> ProcessImage::ask_process(const Patience& patience, std::uint64_t& brk) {
+  Batch batch(traced_->carrier_slot());
+  const SignalActionQuery actions(batch);
+  const ProcessAttributeQuery attributes(batch);
+  const LimitsQuery limits(batch);
+  const TimersQuery timers(STASIS_TRY(proc_.timers()), batch);
+  const std::size_t brk_call = batch.call(SYS_brk, 0);
+  constexpr int kGetXcompPerm = 0x1022;
+  for (const kernel::Vma& gate : old_gates_) batch.call(SYS_munmap, gate.start, gate.size());
+  const auto permission = batch.array<std::uint64_t>(1);
+  batch.call(SYS_arch_prctl, kGetXcompPerm, permission);
+  STASIS_TRY(traced_->run(batch, patience));
+  sighand_ = STASIS_TRY(actions.take(batch, *traced_));
+  record_.attributes = STASIS_TRY(attributes.take(batch, proc_));
+  record_.limits = STASIS_TRY(limits.take(batch));
+  record_.timers = STASIS_TRY(timers.take(batch, [this](HostPid tid) -> std::optional<ImagePid> {
+    for (std::size_t i = 0; i < traced_->threads().size(); ++i) {
+      if (traced_->threads()[i].tid() == tid) return threads_[i].tid;
+    }
+    return std::nullopt;
+  }));
+  record_.xcomp_permission = *permission;
+  brk = static_cast<std::uint64_t>(STASIS_TRY(batch.check(brk_call, "brk")));
+  return {};
+}
+
+Result<void> ProcessImage::ask_threads(const Patience& patience) {
+  CredentialsCache credentials;
+  std::vector<std::pair<HostPid, ThreadQuery>> queries;
+  Result<void> first;
+  STASIS_TRY(traced_->run_in_each_thread(
+      [&](TracedThread& thread, Batch& batch) { queries.emplace_back(thread.tid(), ThreadQuery(batch)); },
+      [&](TracedThread& thread, Batch& batch) {
+        const auto query = std::ranges::find(queries, thread.tid(), [](const auto& pair) { return pair.first; });
+        auto record = query->second.take(batch, *traced_, thread, credentials);
+        if (!record) {
+          if (first) first = Error(std::move(record).error());
+          return;
+        }
+        record->call = calls_[threads_.size()];
+        threads_.push_back(std::move(*record));
+      },
+      patience));
+  return first;
+}
+
+Result<void> ProcessImage::inspect(const Patience& patience) {
+  const kernel::ProcStat stat = STASIS_TRY(proc_.stat());
+  fill_ids(stat, STASIS_TRY(proc_.status()));
+  STASIS_TRY(traced_->open_gate(gadgets_, vmas_, patience));
+  STASIS_TRY(ask_threads(patience));
+  std::uint64_t brk = 0;
+  STASIS_TRY(ask_process(patience, brk));
+  fs_ = STASIS_TRY(gather_fs(proc_));
+  memory_ =
+      STASIS_TRY(MemoryImage::take(proc_, traced_->memory(), {.pid = pid(), .vmas = vmas_, .stat = stat, .brk = brk}));
+  return {};
+}
+
+}  // namespace stasis

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/process_restore.h"
+
+#include <fmt/format.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "arch/x86_64/xstate.h"
+#include "base/log.h"
+#include "resource/file_table/file_table.h"
+#include "resource/fs/fs.h"
+#include "resource/kinds.h"
+#include "resource/signal/restored_sighand.h"
+#include "resource/signal/signal_actions.h"
+#include "resource/thread/interrupted_call.h"
+
+namespace stasis {
+namespace {
+
+constexpr int kRseqUnregister = 1;
+constexpr std::uint32_t kOnStack = 1;   // SS_ONSTACK
+constexpr std::uint32_t kDisabled = 2;  // SS_DISABLE
+
+Error bad(const ProcessRecord& record, std::string_view why) {
+  return Error(Errc::kBadImage, fmt::format("process {}: {}", record.pid.value(), why));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ProcessRestore>> ProcessRestore::plan(ProcessRecord record, std::vector<ThreadRecord> threads,
+                                                             RestartContext& context) {
+  std::unique_ptr<ProcessRestore> restore(new ProcessRestore);
+  restore->record_ = std::move(record);
+  restore->threads_ = std::move(threads);
+  restore->session_ = context.policy.session;
+  STASIS_TRY(restore->check());
+  restore->memory_ = STASIS_TRY(context.objects.fetch<RestoredMemory>(restore->record_.memory, kind::kMemory));
+  restore->sighand_ = STASIS_TRY(context.objects.fetch<RestoredSighand>(restore->record_.sighand, kind::kSighand));
+  return restore;
+}
+
+Result<void> ProcessRestore::check() const {
+  if (threads_.empty() || threads_.front().tid != record_.pid)
+    return bad(record_, "its first thread is not its leader");
+  for (const ThreadRecord& thread : threads_) {
+    if (thread.tid.value() <= 0) return bad(record_, "a thread without id");
+    if (thread.registers.size() != sizeof(arch::Registers)) return bad(record_, "registers of another machine");
+    if (thread.xstate.size() > 0 && thread.xstate.size() < 576) return bad(record_, "extended state is cut");
+    STASIS_TRY(decode_pending(thread.pending_signals));
+  }
+  STASIS_TRY(decode_pending(record_.pending_signals));
+  return {};
+}
+
+Result<void> ProcessRestore::check_rights(const InheritedState& inherited, const ImageOwner& owner) const {
+  STASIS_TRY(check_limits(record_.limits, inherited.limits, owner));
+  STASIS_TRY(check_process_attributes(record_.attributes, inherited.process, owner));
+  for (const ThreadRecord& thread : threads_) {
+    STASIS_TRY(check_credentials(thread.credentials, inherited.credentials, owner));
+    STASIS_TRY(check_thread_attributes(thread.attributes, inherited.thread, owner));
+  }
+  return {};
+}
+
+// A signal of which nothing is pending in the image: it can report the end of batches until the very end.
+int ProcessRestore::report_signal() const {
+  std::uint64_t pending = 0;
+  const auto add = [&](std::span<const std::byte> bytes) {
+    const auto signals = decode_pending(bytes);
+    if (!signals) return;
+    for (const siginfo_t& info : *signals) pending |= std::uint64_t{1} << (info.si_signo - 1);
+  };
+  add(record_.pending_signals);
+  for (const ThreadRecord& thread : threads_) add(thread.pending_signals);
+  for (const int signal : {SIGURG, SIGWINCH, SIGCHLD, SIGIO, SIGPIPE, SIGUSR1, SIGUSR2}) {
+    if (!(pending >> (signal - 1) & 1)) return signal;
+  }
+  return SIGPWR;
+}
+
+Result<void> ProcessRestore::create(const RestartGate& gate, const InheritedState& inherited,
+                                    const Patience& patience) {
+  process_.emplace(STASIS_TRY(NewProcess::create(gate, record_.pid.value(), report_signal(), patience)));
+  const auto proc = STASIS_TRY(kernel::ProcDir::open(pid()));
+  writer_ = STASIS_TRY(kernel::ProcessMemory::open(proc));
+  STASIS_TRY(apply_process_attributes(record_.attributes, proc));
+  STASIS_TRY(leave_coordinator(session_, inherited, patience));
+  return memory_->map(*process_, gate, patience);
+}
+
+// What ties the new process to the one it was copied from.
+Result<void> ProcessRestore::leave_coordinator(SessionPolicy policy, const InheritedState& inherited,
+                                               const Patience& patience) {
+  CallRunner calls(*process_, patience);
+  const bool leads_session = record_.session == record_.pid;
+  if (leads_session || policy == SessionPolicy::kDetached) {
+    STASIS_TRY(calls.call("setsid", SYS_setsid));
+  } else if (record_.process_group == record_.pid) {
+    STASIS_TRY(calls.call("setpgid", SYS_setpgid, 0, 0));
+  }
+  const auto rseq = kernel::ptrace_get_rseq_configuration(pid());
+  if (rseq && rseq->pointer) {
+    STASIS_TRY(calls.call("leave the coordinator's rseq", SYS_rseq, rseq->pointer, rseq->size, kRseqUnregister,
+                          rseq->signature));
+  }
+  restore_memory_attributes(record_.attributes, inherited.process, calls.batch(), calls.checks());
+  if (record_.xcomp_permission & arch::kXfeatureTileData) {
+    constexpr int kReqXcompPerm = 0x1023;
+    constexpr int kTileDataNumber = 18;
+    STASIS_TRY(calls.call("permission for AMX tiles", SYS_arch_prctl, kReqXcompPerm, kTileDataNumber));
+  }
+  return calls.flush();
+}
+
+Result<void> ProcessRestore::write_pages(std::span<const PageRun> runs, std::span<const std::byte> pages) const {
+  std::vector<kernel::RemoteRange> ranges;
+  for (const PageRun& run : runs) {
+    if (!memory_->holds(run))
+      return bad(record_, fmt::format("pages at {:x}, where nothing private is mapped", run.start));
+    ranges.push_back({.address = run.start, .size = run.length});
+  }
+  return writer_->write(ranges, pages);
+}
+
+Result<void> ProcessRestore::finish_memory(const Patience& patience) {
+  syscall_instruction_ = memory_->syscall_instruction();
+  return memory_->finish(*process_, patience);
+}
+
+Result<void> ProcessRestore::restore(const InheritedState& inherited, const RestartContext& context) {
+  const Patience& patience = context.patience;
+  std::vector<NewProcess::ThreadSpec> others;
+  for (std::size_t i = 1; i < threads_.size(); ++i) {
+    others.push_back({.tid = threads_[i].tid.value(), .clear_child_tid = threads_[i].clear_child_tid});
+  }
+  STASIS_TRY(process_->create_threads(others, patience));
+  STASIS_TRY(restore_process(inherited, context));
+  STASIS_TRY(restore_threads(inherited, patience));
+  STASIS_TRY(restore_last(inherited, patience));
+  for (std::size_t i = 0; i < threads_.size(); ++i) {
+    STASIS_TRY(apply_scheduling(threads_[i].attributes, process_->threads()[i].tid()));
+  }
+  return {};
+}
+
+// In the leader, with our own credentials still.
+Result<void> ProcessRestore::restore_process(const InheritedState& inherited, const RestartContext& context) {
+  CallRunner calls(*process_, context.patience);
+  STASIS_TRY(restore_signal_actions(sighand_->record, calls.batch(), calls.checks()));
+  const auto* const fs = STASIS_TRY(context.objects.fetch<RestoredFs>(record_.fs, kind::kFs));
+  fs->install(calls.batch(), calls.checks());
+  STASIS_TRY(calls.flush());
+  const auto* const table = STASIS_TRY(context.objects.fetch<RestoredFileTable>(record_.file_table, kind::kFileTable));
+  auto install = STASIS_TRY(RestoredFileTable::Install::plan(*table));
+  do {
+    install.fill(calls.batch(), calls.checks());
+    STASIS_TRY(calls.flush());
+  } while (!install.done());
+  const auto pending = STASIS_TRY(decode_pending(record_.pending_signals));
+  for (const siginfo_t& info : pending) {
+    STASIS_TRY(calls.make_room(1, sizeof info));
+    restore_pending(std::span(&info, 1), pid().value(), 0, calls.batch(), calls.checks());
+  }
+  STASIS_TRY(calls.flush());
+  STASIS_TRY(restore_timers(record_.timers, probe_timer_ids(), calls.batch(), calls.checks()));
+  restore_limits(record_.limits, inherited.limits, calls.batch(), calls.checks());
+  return calls.flush();
+}
+
+Result<void> ProcessRestore::fill_thread(std::size_t index, const InheritedState& inherited, Batch& batch,
+                                         BatchChecks& checks) {
+  const ThreadRecord& thread = threads_[index];
+  if (index == 0) checks.add(batch.call(SYS_set_tid_address, thread.clear_child_tid), "set_tid_address");
+  if (thread.robust_list) {
+    checks.add(batch.call(SYS_set_robust_list, thread.robust_list, thread.robust_list_length), "set_robust_list");
+  }
+  if (!(thread.altstack.flags & kDisabled)) {
+    stack_t stack{};
+    stack.ss_sp = reinterpret_cast<void*>(thread.altstack.pointer);
+    stack.ss_flags = static_cast<int>(thread.altstack.flags & ~kOnStack);
+    stack.ss_size = thread.altstack.size;
+    checks.add(batch.call(SYS_sigaltstack, batch.put(stack), 0), "sigaltstack");
+  }
+  if (thread.rseq.pointer) {
+    checks.add(batch.call(SYS_rseq, thread.rseq.pointer, thread.rseq.size, 0, thread.rseq.signature), "rseq");
+  }
+  const auto pending = STASIS_TRY(decode_pending(thread.pending_signals));
+  if (!batch.has_room(pending.size() + 160, pending.size() * sizeof(siginfo_t))) {
+    return bad(record_, fmt::format("thread {} has too many pending signals", thread.tid.value()));
+  }
+  restore_pending(pending, pid().value(), process_->threads()[index].tid().value(), batch, checks);
+  STASIS_TRY(restore_credentials(thread.credentials, inherited.credentials, inherited.setgroups, batch, checks));
+  const ParentDeath death = session_ == SessionPolicy::kDetached ? ParentDeath::kNone : ParentDeath::kRestore;
+  restore_thread_attributes(thread.attributes, inherited.thread, death, batch, checks);
+  return {};
+}
+
+Result<void> ProcessRestore::restore_threads(const InheritedState& inherited, const Patience& patience) {
+  std::vector<BatchChecks> checks(threads_.size());
+  return process_->run_in_each_thread(
+      [&](std::size_t i, Batch& batch) { return fill_thread(i, inherited, batch, checks[i]); },
+      [&](std::size_t i, Batch& batch) -> Result<void> {
+        auto verified = checks[i].verify(batch);
+        if (!verified) return std::move(verified).error().note(fmt::format("thread {}", threads_[i].tid.value()));
+        return {};
+      },
+      patience);
+}
+
+// What a change of credentials would undo.
+Result<void> ProcessRestore::restore_last(const InheritedState& inherited, const Patience& patience) {
+  CallRunner calls(*process_, patience);
+  ProcessAttributes now = inherited.process;
+  if (threads_.front().credentials != inherited.credentials) now.dumpable = ~record_.attributes.dumpable;
+  restore_process_attributes(record_.attributes, now, calls.batch(), calls.checks());
+  return calls.flush();
+}
+
+Result<void> ProcessRestore::load_state(const ThreadRecord& record, TracedThread& thread) const {
+  std::memcpy(&thread.registers, record.registers.data(), sizeof thread.registers);
+  // The set must have the machine's full size; what lies behind the image's part is in its initial state.
+  std::fill(thread.xstate.begin(), thread.xstate.end(), std::byte{0});
+  if (record.xstate.size() > thread.xstate.size()) return bad(record_, "extended state of another machine");
+  if (!record.xstate.empty()) std::ranges::copy(record.xstate, thread.xstate.begin());
+  thread.signal_mask = record.signal_mask;
+  return {};
+}
+
+// A call that the kernel would have restarted from its own notes (ERESTART_RESTARTBLOCK): these notes are made anew by
+// starting the call for real, with the time that is left.
+Result<void> ProcessRestore::restart_call(const ThreadRecord& record, TracedThread& thread, const Patience& patience) {
+  if (arch::syscall_result(thread.registers) != arch::kErestartBlock ||
+      arch::interrupted_syscall(thread.registers) < 0) {
+    return {};
+  }
+  const CallTimeout* const row = find_call_timeout(static_cast<long>(record.call.number));
+  const arch::Registers program = thread.registers;
+  if (!row || !syscall_instruction_) {
+    log::info("restart", "thread {}: its call is not known and ends with EINTR", record.tid.value());
+    arch::set_syscall_result(thread.registers, -EINTR);
+    arch::forget_syscall(thread.registers);
+    return {};
+  }
+  auto args = arch::syscall_arguments(thread.registers);
+  const auto read = [this](std::uint64_t address) -> std::optional<std::chrono::nanoseconds> {
+    const auto value = writer_->load(RemotePtr<timespec>(address));
+    if (!value) return std::nullopt;
+    return std::chrono::seconds(value->tv_sec) + std::chrono::nanoseconds(value->tv_nsec);
+  };
+  if (const auto timeout = relative_timeout(row->number, thread.registers, read)) {
+    const auto left =
+        std::max(std::chrono::nanoseconds(1), *timeout - std::chrono::nanoseconds(record.call.elapsed_ns));
+    if (row->form == CallTimeout::Form::kMilliseconds) {
+      args[row->argument] = static_cast<std::uint64_t>(std::chrono::ceil<std::chrono::milliseconds>(left).count());
+    } else {
+      const auto seconds = std::chrono::floor<std::chrono::seconds>(left);
+      Batch scratch = process_->batch();
+      args[row->argument] = scratch.put(timespec{seconds.count(), (left - seconds).count()}).remote;
+    }
+  }
+  const std::int64_t result =
+      STASIS_TRY(process_->start_and_interrupt(thread, syscall_instruction_, row->number, args, patience));
+  thread.registers = program;
+  if (result != arch::kErestartBlock) {
+    arch::set_syscall_result(thread.registers, result);
+    arch::forget_syscall(thread.registers);
+  }
+  return {};
+}
+
+Result<void> ProcessRestore::stand_by(const Patience& patience) {
+  for (std::size_t i = 0; i < threads_.size(); ++i) {
+    TracedThread& thread = process_->threads()[i];
+    STASIS_TRY(load_state(threads_[i], thread));
+    STASIS_TRY(restart_call(threads_[i], thread, patience));
+  }
+  if (!syscall_instruction_) {
+    return Error(Errc::kUnsupportedTask, fmt::format("process {} has no vdso to leave through", record_.pid.value()));
+  }
+  STASIS_TRY(process_->drop_gate(syscall_instruction_, patience));
+  for (TracedThread& thread : process_->threads()) STASIS_TRY(process_->set_final_state(thread));
+  return {};
+}
+
+}  // namespace stasis

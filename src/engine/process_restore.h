@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// ProcessRestore: one process on its way from its records to running. The steps in order: plan, create, write_pages...,
+// finish_memory, restore, stand_by, release.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "engine/inherited_state.h"
+#include "resource/memory/memory_restore.h"
+#include "resource/process/process_record.h"
+#include "resource/restart_context.h"
+#include "resource/thread/thread_record.h"
+#include "tracee/call_runner.h"
+#include "tracee/new_process.h"
+
+namespace stasis {
+
+struct RestoredSighand;
+
+class ProcessRestore {
+ public:
+  // Checks the records and looks up their objects. Nothing is made.
+  static Result<std::unique_ptr<ProcessRestore>> plan(ProcessRecord record, std::vector<ThreadRecord> threads,
+                                                      RestartContext& context);
+
+  // Refuses what the owner of the image could not have by himself.
+  Result<void> check_rights(const InheritedState& inherited, const ImageOwner& owner) const;
+
+  const ProcessRecord& record() const { return record_; }
+  const RestoredMemory& memory() const { return *memory_; }
+  std::size_t thread_count() const { return threads_.size(); }
+  HostPid pid() const { return process_->pid(); }
+
+  // A child of ours that becomes the process: session, address space without pages.
+  Result<void> create(const RestartGate& gate, const InheritedState& inherited, const Patience& patience);
+  // Fills `runs`, one behind another, with `pages`.
+  Result<void> write_pages(std::span<const PageRun> runs, std::span<const std::byte> pages) const;
+  Result<void> finish_memory(const Patience& patience);
+  // Threads, descriptors, signals, limits, credentials: everything but the registers.
+  Result<void> restore(const InheritedState& inherited, const RestartContext& context);
+  // Interrupted calls are started again, the gate goes, registers are set. Beyond this only release() is left.
+  Result<void> stand_by(const Patience& patience);
+  void release() { process_->release(); }
+
+ private:
+  ProcessRestore() = default;
+  Result<void> check() const;
+  Result<void> leave_coordinator(SessionPolicy policy, const InheritedState& inherited, const Patience& patience);
+  Result<void> restore_process(const InheritedState& inherited, const RestartContext& context);
+  Result<void> restore_threads(const InheritedState& inherited, const Patience& patience);
+  Result<void> fill_thread(std::size_t index, const InheritedState& inherited, Batch& batch, BatchChecks& checks);
+  Result<void> restore_last(const InheritedState& inherited, const Patience& patience);
+  Result<void> restart_call(const ThreadRecord& record, TracedThread& thread, const Patience& patience);
+  Result<void> load_state(const ThreadRecord& record, TracedThread& thread) const;
+  int report_signal() const;
+
+  ProcessRecord record_;
+  std::vector<ThreadRecord> threads_;
+  const RestoredMemory* memory_ = nullptr;
+  const RestoredSighand* sighand_ = nullptr;
+  SessionPolicy session_ = SessionPolicy::kForeground;
+  std::optional<NewProcess> process_;
+  std::optional<kernel::ProcessMemory> writer_;
+  std::uint64_t syscall_instruction_ = 0;
+};
+
+}  // namespace stasis

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// The restart operation proper: from an open image to a running tree. Namespaces, foreground and background are the
+// business of restart_session.h.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <vector>
+
+#include "base/ids.h"
+#include "resource/restart_context.h"
+#include "stasis/image.h"
+
+namespace stasis {
+
+// Which pids the tree gets.
+enum class TreePids {
+  kOld,   // those of the image, in the caller's pid namespace (or in the new one it is process 1 of)
+  kFresh  // the kernel's choice: never used for images, for tests only
+};
+
+struct RestartReport {
+  std::int64_t total_us = 0;
+  std::uint64_t processes = 0;
+  std::uint64_t threads = 0;
+  std::uint64_t pages = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t objects = 0;
+  std::int64_t clear_us = 0;  // dropping all references before the tasks ran
+};
+
+// What the caller gets to hold of a tree that runs.
+struct RestoredTree {
+  HostPid root;
+  bool foreground = false;  // the root's group was its terminal's foreground group
+  RestartReport report;
+};
+
+struct RestartTreeRequest {
+  RestartPolicy policy;
+  std::chrono::nanoseconds timeout = std::chrono::seconds(30);
+  const std::atomic<bool>* cancelled = nullptr;
+  ImageOwner owner;  // whose rights the image carries
+  std::function<void(const RestoredTree&)> before_release;
+};
+
+// Pids and tids that the image needs, without restoring anything.
+Result<std::vector<ImagePid>> image_pids(const ImageReader& image);
+
+// Makes the tree as children of the calling process and lets it run. On any failure nothing of it is left.
+// REQUIRES: a process of one thread.
+Result<RestoredTree> restart_tree(ImageReader& image, const RestartTreeRequest& request);
+
+}  // namespace stasis

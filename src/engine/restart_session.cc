@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/restart_session.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <grp.h>
+#include <pwd.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "engine/foreground.h"
+#include "engine/init_channel.h"
+#include "image/environment.h"
+#include "kernel/clocks.h"
+#include "kernel/namespaces.h"
+#include "resource/object_table.h"
+#include "resource/process/process_record.h"
+
+namespace stasis {
+namespace {
+
+constexpr int kCapSysAdmin = 21;
+constexpr int kCapCheckpointRestore = 40;
+
+// The name by which a checkpoint recognises a pid namespace that Stasis made.
+constexpr const char* kInitName = "stasis-init";
+
+// A detached process 1 must not keep the caller's pipes and terminal open.
+void let_go_of_streams() {
+  const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) ::dup2(null.get(), fd);
+}
+
+// Is the pid free? A zombie of it is waited for a moment: its parent is about to reap it.
+bool is_free(ImagePid pid) {
+  constexpr int kTries = 100;
+  for (int i = 0; i < kTries; ++i) {
+    if (::kill(pid.value(), 0) != 0 && errno == ESRCH) return true;
+    const auto proc = kernel::ProcDir::open(HostPid(pid.value()));
+    const auto stat = proc ? proc->stat() : Result<kernel::ProcStat>(proc.error());
+    if (stat && !stat->zombie()) return false;
+    ::usleep(1000);
+  }
+  return false;
+}
+
+class RestartSession {
+ public:
+  explicit RestartSession(const RestartRequest& request) : request_(request) {}
+  Result<ProgramEnd> run();
+
+ private:
+  Result<void> open_image();
+  Result<void> take_owner_rights(const struct ::stat& st);
+  Result<bool> needs_namespace() const;
+  Result<std::optional<kernel::TimeShift>> time_shift() const;
+  RestartTreeRequest tree_request();
+  Result<ProgramEnd> run_here();
+  Result<ProgramEnd> run_in_namespaces(std::optional<kernel::TimeShift> shift);
+  [[noreturn]] void be_init(InitChannel channel);
+  Result<void> write_pidfile(HostPid root) const;
+  Result<ProgramEnd> stand_by(const kernel::ProcDir& proc, InitChannel& channel);
+
+  const RestartRequest& request_;
+  UniqueFd file_;
+  std::optional<ImageReader> image_;
+  ImageOwner owner_;
+  TerminalLoan terminal_;
+};
+
+Result<void> RestartSession::open_image() {
+  ReaderOptions options{.known = resource_records()};
+  if (request_.image == "-") {
+    image_ = STASIS_TRY(ImageReader::from_fd(STDIN_FILENO, options));
+    return {};
+  }
+  file_ = STASIS_TRY(open_at(AT_FDCWD, request_.image, O_RDONLY));
+  struct ::stat st{};
+  if (::fstat(file_.get(), &st) != 0) return Error::from_errno(errno, "stat " + request_.image);
+  STASIS_TRY(take_owner_rights(st));
+  image_ = STASIS_TRY(ImageReader::from_fd(file_.get(), options));
+  return {};
+}
+
+// Root restarts somebody else's image with that somebody's rights, not with root's.
+Result<void> RestartSession::take_owner_rights(const struct ::stat& st) {
+  if (::geteuid() != 0) return {};
+  if (st.st_uid == 0 && (st.st_mode & (S_IWGRP | S_IWOTH)) != 0 && S_ISREG(st.st_mode)) {
+    return Error(Errc::kNotPermitted, request_.image + ": others may write this image of root's")
+        .with_help("chmod go-w it if you trust what it holds");
+  }
+  if (st.st_uid == 0 || !S_ISREG(st.st_mode)) return {};
+  owner_ = {.trust = ImageTrust::kOwner, .uid = st.st_uid, .gid = st.st_gid, .groups = {}};
+  if (const ::passwd* const user = ::getpwuid(st.st_uid)) {
+    owner_.gid = user->pw_gid;
+    int count = 64;
+    std::vector<gid_t> groups(64);
+    if (::getgrouplist(user->pw_name, user->pw_gid, groups.data(), &count) >= 0)
+      groups.resize(static_cast<std::size_t>(count));
+    owner_.groups = std::move(groups);
+  }
+  return {};
+}
+
+Result<bool> RestartSession::needs_namespace() const {
+  if (request_.pids == PidsPolicy::kNamespace) return true;
+  const bool may_choose =
+      STASIS_TRY(kernel::has_capability(kCapCheckpointRestore)) || STASIS_TRY(kernel::has_capability(kCapSysAdmin));
+  if (!may_choose && request_.pids == PidsPolicy::kKeep) {
+    return Error(Errc::kMissingCapability, "choosing pids takes CAP_CHECKPOINT_RESTORE")
+        .with_help("leave --pids out, or use --pids namespace");
+  }
+  if (!may_choose) return true;
+  for (const ImagePid pid : STASIS_TRY(image_pids(*image_))) {
+    if (is_free(pid)) continue;
+    if (request_.pids == PidsPolicy::kAuto) return true;
+    const auto comm = read_file(AT_FDCWD, fmt::format("/proc/{}/comm", pid.value()));
+    const std::string holder = comm ? comm->substr(0, comm->find('\n')) : "a thread";
+    return Error(Errc::kPidTaken, fmt::format("pid {} of the image is in use by {}", pid.value(), holder))
+        .with_help("--pids namespace restores the program with its pids in a namespace of its own");
+  }
+  return false;
+}
+
+// Clocks that start at boot must not go back: not on another boot, nor out of a time namespace.
+Result<std::optional<kernel::TimeShift>> RestartSession::time_shift() const {
+  const EnvironmentRecord& then = image_->environment();
+  if (then.boot_id == STASIS_TRY(kernel::boot_id())) return std::nullopt;
+  const kernel::Clocks now = kernel::read_clocks();
+  return kernel::TimeShift{.monotonic_ns = then.monotonic_ns - now.monotonic_ns,
+                           .boottime_ns = then.boottime_ns - now.boottime_ns};
+}
+
+RestartTreeRequest RestartSession::tree_request() {
+  RestartTreeRequest request{.policy = request_.policy, .timeout = request_.timeout, .cancelled = request_.cancelled};
+  request.policy.session = request_.detach == Detach::kYes ? SessionPolicy::kDetached : SessionPolicy::kForeground;
+  request.owner = owner_;
+  return request;
+}
+
+Result<void> RestartSession::write_pidfile(HostPid root) const {
+  if (request_.pidfile.empty()) return {};
+  const UniqueFd fd = STASIS_TRY(open_at(AT_FDCWD, request_.pidfile, O_WRONLY | O_CREAT | O_TRUNC, 0644));
+  const std::string text = fmt::format("{}\n", root.value());
+  return write_full(fd.get(), std::as_bytes(std::span(text)));
+}
+
+Result<ProgramEnd> RestartSession::run_here() {
+  RestartTreeRequest tree = tree_request();
+  Result<void> pidfile;
+  tree.before_release = [&](const RestoredTree& restored) {
+    hold_signals();
+    pidfile = write_pidfile(restored.root);
+    if (restored.foreground && request_.detach == Detach::kNo) terminal_.give_to(restored.root);
+    if (request_.running) request_.running(restored.root, restored.report);
+  };
+  const RestoredTree restored = STASIS_TRY(restart_tree(*image_, tree));
+  STASIS_TRY(pidfile);
+  if (request_.detach == Detach::kYes) return ProgramEnd{};
+  const auto end = wait_for(restored.root, [&](HostPid child, int status) -> std::optional<ProgramEnd> {
+    if (child != restored.root) return std::nullopt;
+    return program_end(status);
+  });
+  if (!end) return Error(Errc::kInternal, "the program vanished without a status");
+  return *end;
+}
+
+Result<ProgramEnd> RestartSession::run_in_namespaces(std::optional<kernel::TimeShift> shift) {
+  const auto user = STASIS_TRY(kernel::user_namespace_needed());
+  STASIS_TRY(kernel::enter_namespaces({.user = user, .time = shift}));
+  auto [ours, theirs] = STASIS_TRY(InitChannel::create());
+  const pid_t init = ::fork();
+  if (init < 0) return Error::from_errno(errno, "fork");
+  if (init == 0) {
+    ours = InitChannel();
+    be_init(std::move(theirs));
+  }
+  theirs = InitChannel();
+  // Opened before process 1 mounts its own /proc over the one that both of us see.
+  const auto proc = STASIS_TRY(kernel::ProcDir::open(HostPid(init)));
+  ours.send_go();
+  return stand_by(proc, ours);
+}
+
+// Process 1 of the new pid namespace: restarts the tree, then reaps until nobody is left.
+void RestartSession::be_init(InitChannel channel) {
+  ::prctl(PR_SET_NAME, kInitName);
+  if (request_.detach == Detach::kYes) ::setsid();
+  const auto restore = [&]() -> Result<RestoredTree> {
+    channel.await_go();
+    STASIS_TRY(kernel::settle_in_namespaces());
+    RestartTreeRequest tree = tree_request();
+    tree.before_release = [&](const RestoredTree& restored) {
+      hold_signals();
+      if (restored.foreground && request_.detach == Detach::kNo) terminal_.give_to(restored.root);
+      channel.send_running(restored.report, restored.foreground);
+      channel.await_go();
+    };
+    return restart_tree(*image_, tree);
+  };
+  auto restored = restore();
+  if (!restored) {
+    channel.send_failure(restored.error());
+    ::_exit(1);
+  }
+  image_.reset();
+  file_.reset();
+  if (request_.detach == Detach::kYes) let_go_of_streams();
+  wait_for(restored->root, [&](HostPid child, int status) -> std::optional<ProgramEnd> {
+    if (child == restored->root) channel.send_end(program_end(status));
+    return std::nullopt;
+  });
+  ::_exit(0);
+}
+
+Result<ProgramEnd> RestartSession::stand_by(const kernel::ProcDir& proc, InitChannel& channel) {
+  const auto news = STASIS_TRY(channel.await_running());
+  hold_signals();
+  const auto children = STASIS_TRY(proc.children());
+  const HostPid root = children.empty() ? HostPid(0) : children.front();
+  auto pidfile = write_pidfile(root);
+  if (request_.running) request_.running(root, news);
+  channel.send_go();
+  STASIS_TRY(std::move(pidfile));
+  if (request_.detach == Detach::kYes) return ProgramEnd{};
+  channel.announce_by(SIGCHLD);
+  const auto nothing = [](HostPid, int) -> std::optional<ProgramEnd> { return std::nullopt; };
+  if (const auto end = wait_for(proc.pid(), nothing, [&] { return channel.take_end(); })) return *end;
+  if (const auto end = channel.take_end()) return *end;
+  return Error(Errc::kTargetLost, "the program's pid namespace ended without a status");
+}
+
+Result<ProgramEnd> RestartSession::run() {
+  STASIS_TRY(open_image());
+  const auto shift = STASIS_TRY(time_shift());
+  if (shift || STASIS_TRY(needs_namespace())) return run_in_namespaces(shift);
+  return run_here();
+}
+
+}  // namespace
+
+Result<ProgramEnd> restart(const RestartRequest& request) { return RestartSession(request).run(); }
+
+}  // namespace stasis

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// An address space as a checkpoint sees it: its record, and which of its pages must be saved.
+#pragma once
+
+#include <vector>
+
+#include "kernel/page_scan.h"
+#include "kernel/proc_dir.h"
+#include "kernel/process_memory.h"
+#include "resource/checkpoint_context.h"
+#include "resource/kinds.h"
+#include "resource/memory/memory_record.h"
+#include "resource/obstacle.h"
+#include "stasis/image.h"
+#include "tracee/patience.h"
+
+namespace stasis {
+
+// What a mapping is to a checkpoint.
+struct MemoryFacts {
+  HostPid pid;
+  std::vector<kernel::Vma> vmas;  // from smaps, without our gate
+  kernel::ProcStat stat;
+  std::uint64_t brk = 0;  // asked inside the process
+};
+
+// Everything about the mappings that can't be saved. Looks only, works on a running process.
+Obstacles find_memory_obstacles(HostPid pid, const std::vector<kernel::Vma>& vmas);
+
+// One address space during a checkpoint; its address is its key in the object hash.
+class MemoryImage {
+ public:
+  // Fills the record from facts and /proc (auxv, exe, the mapped files' identity) and selects the pages. The process is
+  // stopped.
+  static Result<MemoryImage> take(const kernel::ProcDir& proc, const kernel::ProcessMemory& memory, MemoryFacts facts);
+
+  const MemoryRecord& record() const { return record_; }
+  std::uint64_t page_bytes() const { return record_.page_bytes; }
+  // Reads the pages (the process is still stopped) and adds them to the image as chunks of `object`.
+  Result<void> write_pages(ImageWriter& image, ObjRef object, const kernel::ProcessMemory& memory,
+                           const Patience& patience) const;
+
+ private:
+  MemoryRecord record_;
+  std::vector<PageRun> runs_;  // ascending
+};
+
+// Object = MemoryImage*.
+inline Result<void> checkpoint_memory(void* context, ObjRef ref, void* object) {
+  return CheckpointContext::of(context).write_object(ref, kind::kMemory, static_cast<MemoryImage*>(object)->record());
+}
+
+}  // namespace stasis

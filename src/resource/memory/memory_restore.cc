@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "resource/memory/memory_restore.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <array>
+
+#include "arch/x86_64/address_space.h"
+#include "arch/x86_64/vdso.h"
+#include "resource/kinds.h"
+#include "resource/memory/build_id.h"
+#include "tracee/call_runner.h"
+
+namespace stasis {
+namespace {
+
+using kernel::VmFlag;
+
+constexpr int kGuardInstall = 102;  // MADV_GUARD_INSTALL, Linux 6.13
+constexpr long kMseal = 462;
+constexpr int kSetVma = 0x53564d41;  // PR_SET_VMA
+constexpr int kSetVmaAnonName = 0;   // PR_SET_VMA_ANON_NAME
+constexpr std::string_view kAnonPrefix = "[anon:";
+
+// struct prctl_mm_map, include/uapi/linux/prctl.h
+struct PrctlMmMap {
+  std::uint64_t start_code, end_code, start_data, end_data, start_brk, brk, start_stack, arg_start, arg_end, env_start,
+      env_end, auxv;
+  std::uint32_t auxv_size;
+  std::int32_t exe_fd;
+};
+static_assert(sizeof(PrctlMmMap) == 104);
+
+struct Advice {
+  VmFlag flag;
+  int advice;
+  const char* name;
+};
+constexpr std::array kAdvice = {
+    Advice{VmFlag::kHugePage, MADV_HUGEPAGE, "MADV_HUGEPAGE"},
+    Advice{VmFlag::kNoHugePage, MADV_NOHUGEPAGE, "MADV_NOHUGEPAGE"},
+    Advice{VmFlag::kDontCopy, MADV_DONTFORK, "MADV_DONTFORK"},
+    Advice{VmFlag::kWipeOnFork, 18, "MADV_WIPEONFORK"},
+    Advice{VmFlag::kDontDump, MADV_DONTDUMP, "MADV_DONTDUMP"},
+    Advice{VmFlag::kSequential, MADV_SEQUENTIAL, "MADV_SEQUENTIAL"},
+    Advice{VmFlag::kRandom, MADV_RANDOM, "MADV_RANDOM"},
+    Advice{VmFlag::kMergeable, MADV_MERGEABLE, "MADV_MERGEABLE"},
+};
+
+bool is_ours_to_map(const VmaRecord& vma) {
+  return vma.backing == VmaBacking::kAnonymous || vma.backing == VmaBacking::kFile;
+}
+
+// Private memory that was writable once is accounted for ever; mapped read-only it would not be.
+std::uint32_t first_prot(const VmaRecord& vma) {
+  const bool accounted = vma.vm_flags().has(VmFlag::kAccount) && !vma.shared;
+  return accounted ? vma.prot | PROT_WRITE : vma.prot;
+}
+
+std::string describe(const VmaRecord& vma) { return fmt::format("mapping {:x}-{:x} {}", vma.start, vma.end, vma.name); }
+
+Error bad(const VmaRecord& vma, std::string_view why) {
+  return Error(Errc::kBadImage, describe(vma) + ": " + std::string(why));
+}
+
+Result<void> check_identity(const MappedFileRecord& file, int fd, const RestartPolicy& policy) {
+  struct ::stat st{};
+  if (::fstat(fd, &st) != 0) return Error::from_errno(errno, "stat " + file.path);
+  if (policy.files == FilePolicy::kRelaxed) return {};
+  const auto changed = [&](std::string_view what) {
+    return Error(Errc::kFileChanged, fmt::format("{}: mapped file has changed ({})", file.path, what))
+        .with_help("put the old file back, or use --files relaxed at your own risk");
+  };
+  const auto size = static_cast<std::uint64_t>(st.st_size);
+  if (file.writable) {
+    if (st.st_ino != file.inode) return changed("it is another file");
+    if (size < file.size) return changed("it is shorter");
+    return {};
+  }
+  if (!file.build_id.empty()) {
+    return read_build_id(fd) == file.build_id ? Result<void>() : Result<void>(changed("its build-id is another one"));
+  }
+  if (!S_ISREG(st.st_mode)) return {};
+  const std::int64_t mtime = std::int64_t{st.st_mtim.tv_sec} * 1'000'000'000 + st.st_mtim.tv_nsec;
+  if (size != file.size || mtime != file.mtime_ns) return changed("size or time stamp differs");
+  return {};
+}
+
+}  // namespace
+
+Result<void*> RestoredMemory::restore(void* context, ObjRef) {
+  RestartContext& restart = RestartContext::of(context);
+  auto memory = std::make_unique<RestoredMemory>();
+  memory->record_ = STASIS_TRY(restart.image.read<MemoryRecord>());
+  STASIS_TRY(memory->check());
+  STASIS_TRY(memory->open_files(restart));
+  return static_cast<void*>(static_cast<RestoredObject*>(memory.release()));
+}
+
+// Nothing of the image is believed: areas lie in order, inside the address space, on page boundaries, and name files
+// that are there.
+Result<void> RestoredMemory::check() const {
+  std::uint64_t last = 0;
+  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  for (const VmaRecord& vma : record_.vmas) {
+    if (vma.start < last || vma.end <= vma.start || vma.end > arch::kAddressSpaceEnd)
+      return bad(vma, "is out of order");
+    if (vma.start % page || vma.end % page || vma.offset % page) return bad(vma, "is not aligned");
+    if (vma.prot > (PROT_READ | PROT_WRITE | PROT_EXEC)) return bad(vma, "has an unknown protection");
+    if (vma.backing == VmaBacking::kFile && vma.file >= record_.files.size()) return bad(vma, "names no file");
+    if (vma.backing == VmaBacking::kAnonymous && vma.shared) return bad(vma, "is shared with nobody");
+    for (const PageRun& guard : vma.guards) {
+      if (guard.start < vma.start || guard.length > vma.end - guard.start || guard.start >= vma.end)
+        return bad(vma, "has a guard outside");
+    }
+    last = vma.end;
+  }
+  if (record_.executable >= record_.files.size()) return Error(Errc::kBadImage, "an address space without executable");
+  return {};
+}
+
+Result<void> RestoredMemory::open_files(RestartContext& context) {
+  for (const MappedFileRecord& file : record_.files) {
+    const int flags = (file.writable ? O_RDWR : O_RDONLY) | O_NOCTTY | O_NONBLOCK;
+    UniqueFd fd = STASIS_TRY(context.open_path(file.path, flags));
+    STASIS_TRY(check_identity(file, fd.get(), context.policy));
+    files_.push_back(STASIS_TRY(context.park(std::move(fd))));
+  }
+  return {};
+}
+
+void RestoredMemory::add_ranges(std::vector<std::pair<std::uint64_t, std::uint64_t>>& taken) const {
+  for (const VmaRecord& vma : record_.vmas) taken.emplace_back(vma.start, vma.end);
+  // A heap may grow from its break.
+  taken.emplace_back(record_.layout.start_brk,
+                     std::max(record_.layout.start_brk, record_.layout.brk) + (std::uint64_t{1} << 30));
+}
+
+Result<void> RestoredMemory::map(NewProcess& process, const RestartGate& gate, const Patience& patience) const {
+  CallRunner calls(process, patience);
+  const std::uint64_t behind = gate.address() + gate.size();
+  STASIS_TRY(calls.call("unmap below the gate", SYS_munmap, 0, gate.address()));
+  STASIS_TRY(calls.call("unmap above the gate", SYS_munmap, behind, arch::kAddressSpaceEnd - behind));
+  if (record_.vdso) STASIS_TRY(calls.call("map the vdso", SYS_arch_prctl, arch::kArchMapVdso64, record_.vdso));
+  for (const VmaRecord& vma : record_.vmas) {
+    if (!is_ours_to_map(vma)) continue;
+    const kernel::VmFlags flags = vma.vm_flags();
+    int how = MAP_FIXED_NOREPLACE | (vma.shared ? MAP_SHARED : MAP_PRIVATE);
+    std::int64_t fd = -1;
+    if (vma.backing == VmaBacking::kFile) {
+      fd = files_[vma.file].get();
+    } else {
+      how |= MAP_ANONYMOUS;
+    }
+    if (flags.has(VmFlag::kGrowsDown)) how |= MAP_GROWSDOWN;
+    if (flags.has(VmFlag::kNoReserve)) how |= MAP_NORESERVE;
+    STASIS_TRY(calls.call(describe(vma), SYS_mmap, vma.start, vma.size(), first_prot(vma), how, fd,
+                          vma.backing == VmaBacking::kFile ? vma.offset : 0));
+    if (vma.name.starts_with(kAnonPrefix) && vma.name.ends_with(']')) {
+      const std::string name = vma.name.substr(kAnonPrefix.size(), vma.name.size() - kAnonPrefix.size() - 1);
+      STASIS_TRY(calls.make_room(1, name.size() + 1));
+      const auto text = calls.batch().text(name);
+      STASIS_TRY(calls.call("name of " + describe(vma), SYS_prctl, kSetVma, kSetVmaAnonName, vma.start, vma.size(),
+                            text.remote));
+    }
+    // Before the pages are there, since it decides what pages there will be.
+    for (const Advice& advice : kAdvice) {
+      if (flags.has(advice.flag))
+        STASIS_TRY(
+            calls.call(advice.name + (" for " + describe(vma)), SYS_madvise, vma.start, vma.size(), advice.advice));
+    }
+  }
+  return calls.flush();
+}
+
+bool RestoredMemory::holds(const PageRun& run) const {
+  std::uint64_t at = run.start;
+  if (run.length > arch::kAddressSpaceEnd || run.start > arch::kAddressSpaceEnd - run.length) return false;
+  const std::uint64_t end = run.start + run.length;
+  for (const VmaRecord& vma : record_.vmas) {
+    if (vma.end <= at) continue;
+    if (vma.start > at || vma.shared || !is_ours_to_map(vma)) return false;
+    at = vma.end;
+    if (at >= end) return true;
+  }
+  return false;
+}
+
+Result<void> RestoredMemory::set_layout(CallRunner& calls) const {
+  STASIS_TRY(calls.make_room(1, sizeof(PrctlMmMap) + record_.auxv.size() + 64));
+  const MmLayout& l = record_.layout;
+  const auto auxv = calls.batch().bytes(record_.auxv);
+  const PrctlMmMap map{.start_code = l.start_code,
+                       .end_code = l.end_code,
+                       .start_data = l.start_data,
+                       .end_data = l.end_data,
+                       .start_brk = l.start_brk,
+                       .brk = l.brk,
+                       .start_stack = l.start_stack,
+                       .arg_start = l.arg_start,
+                       .arg_end = l.arg_end,
+                       .env_start = l.env_start,
+                       .env_end = l.env_end,
+                       .auxv = auxv.remote,
+                       .auxv_size = static_cast<std::uint32_t>(record_.auxv.size()),
+                       .exe_fd = files_[record_.executable].get()};
+  const auto argument = calls.batch().put(map);
+  return calls.call("PR_SET_MM_MAP", SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, argument.remote, sizeof map, 0);
+}
+
+Result<void> RestoredMemory::finish(NewProcess& process, const Patience& patience) const {
+  CallRunner calls(process, patience);
+  for (const VmaRecord& vma : record_.vmas) {
+    if (!is_ours_to_map(vma)) continue;
+    const kernel::VmFlags flags = vma.vm_flags();
+    for (const PageRun& guard : vma.guards) {
+      STASIS_TRY(calls.call("guard region in " + describe(vma), SYS_madvise, guard.start, guard.length, kGuardInstall));
+    }
+    if (flags.has(VmFlag::kLocked)) {
+      STASIS_TRY(calls.call("mlock of " + describe(vma), SYS_mlock2, vma.start, vma.size(),
+                            flags.has(VmFlag::kLockOnFault) ? MLOCK_ONFAULT : 0));
+    }
+    if (first_prot(vma) != vma.prot) {
+      STASIS_TRY(calls.call("mprotect of " + describe(vma), SYS_mprotect, vma.start, vma.size(), vma.prot));
+    }
+    if (flags.has(VmFlag::kSealed))
+      STASIS_TRY(calls.call("mseal of " + describe(vma), kMseal, vma.start, vma.size(), 0));
+  }
+  STASIS_TRY(set_layout(calls));
+  return calls.flush();
+}
+
+const VmaRecord* RestoredMemory::vdso_code() const {
+  const auto found = std::ranges::find(record_.vmas, "[vdso]", &VmaRecord::name);
+  return found == record_.vmas.end() ? nullptr : &*found;
+}
+
+std::uint64_t RestoredMemory::syscall_instruction() const {
+  const VmaRecord* const code = vdso_code();
+  const auto own = arch::own_vdso();
+  if (!code || !own) return 0;
+  const auto offset = arch::find_syscall_instruction(*own);
+  return offset && *offset < code->size() ? code->start + *offset : 0;
+}
+
+}  // namespace stasis

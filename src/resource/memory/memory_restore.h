@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// An address space made again: map, fill, finish.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "kernel/process_memory.h"
+#include "resource/memory/memory_image.h"
+#include "resource/memory/memory_record.h"
+#include "resource/restart_context.h"
+#include "tracee/new_process.h"
+
+namespace stasis {
+
+// What the object hash holds for an objref of kind::kMemory: the record, and its files opened.
+class RestoredMemory : public RestoredObject {
+ public:
+  // Reads the record from the image, checks it, opens and checks its files.
+  static Result<void*> restore(void* context, ObjRef ref);
+
+  const MemoryRecord& record() const { return record_; }
+  // Everything this address space occupies.
+  void add_ranges(std::vector<std::pair<std::uint64_t, std::uint64_t>>& taken) const;
+
+  // Empties the process (the gate stays) and maps everything. Pages are then written by whoever reads the chunks.
+  Result<void> map(NewProcess& process, const RestartGate& gate, const Patience& patience) const;
+  // Is the run inside private mappings of this address space?
+  bool holds(const PageRun& run) const;
+  // After the last page: final protection, advice, guard regions, locks, and the kernel's idea of the layout.
+  Result<void> finish(NewProcess& process, const Patience& patience) const;
+  // Address of a syscall instruction in the restored vdso; 0 if the program had none.
+  std::uint64_t syscall_instruction() const;
+
+ private:
+  Result<void> check() const;
+  Result<void> open_files(RestartContext& context);
+  Result<void> set_layout(class CallRunner& calls) const;
+  const VmaRecord* vdso_code() const;
+
+  MemoryRecord record_;
+  std::vector<UniqueFd> files_;
+};
+
+inline constexpr ObjOps kMemoryOps = {kind::kMemory,        "memory",          nullptr,
+                                      RestoredObject::drop, checkpoint_memory, RestoredMemory::restore};
+
+}  // namespace stasis

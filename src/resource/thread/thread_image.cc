@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "resource/thread/thread_image.h"
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include <charconv>
+#include <cstring>
+
+#include "arch/x86_64/xstate.h"
+#include "kernel/robust_list.h"
+#include "resource/signal/signal_actions.h"
+#include "resource/thread/interrupted_call.h"
+#include "resource/thread/rseq.h"
+
+namespace stasis {
+namespace {
+
+using std::chrono::nanoseconds;
+
+constexpr int kGetTidAddress = 40;  // PR_GET_TID_ADDRESS
+
+std::uint64_t signal_set(std::span<const siginfo_t> pending) {
+  std::uint64_t set = 0;
+  for (const siginfo_t& info : pending) set |= std::uint64_t{1} << (info.si_signo - 1);
+  return set;
+}
+
+// /proc/PID/task/TID/syscall: "running", or the number of the call in which the thread waits.
+long waiting_in(const kernel::ProcDir& proc, HostPid tid) {
+  const auto text = proc.read(fmt::format("task/{}/syscall", tid.value()));
+  long number = -1;
+  if (text) std::from_chars(text->data(), text->data() + text->size(), number);
+  return number;
+}
+
+ReadTimespec reader_of_timespecs(const kernel::ProcessMemory& memory) {
+  return [&memory](std::uint64_t address) -> std::optional<nanoseconds> {
+    const auto value = memory.load(RemotePtr<timespec>(address));
+    if (!value || value->tv_sec < 0 || value->tv_sec > INT32_MAX) return std::nullopt;
+    return std::chrono::seconds(value->tv_sec) + nanoseconds(value->tv_nsec);
+  };
+}
+
+ReadCode reader_of_code(const kernel::ProcessMemory& memory) {
+  return [&memory](std::uint64_t end) -> std::optional<std::array<std::uint8_t, 32>> {
+    const auto code = memory.load(RemotePtr<std::array<std::uint8_t, 32>>(end - 32));
+    if (!code) return std::nullopt;
+    return *code;
+  };
+}
+
+}  // namespace
+
+WaitTimes WaitTimes::look(const kernel::ProcDir& proc) {
+  WaitTimes waits;
+  const auto threads = proc.threads();
+  if (!threads) return waits;
+  std::map<HostPid, std::uint64_t> asleep_since;  // run-queue clock
+  for (const HostPid tid : *threads) {
+    const long number = waiting_in(proc, tid);
+    if (number < 0 || (number != SYS_restart_syscall && !find_call_timeout(number))) continue;
+    const auto sched = proc.thread_sched(tid);
+    if (sched && sched->exec_start_ns) asleep_since[tid] = *sched->exec_start_ns;
+  }
+  if (asleep_since.empty()) return waits;
+  ::sched_yield();  // brings our own account up to date
+  const auto self = kernel::ProcDir::open(HostPid(::getpid()));
+  const auto now = std::chrono::steady_clock::now();
+  if (!self) return waits;
+  const auto own = self->thread_sched(HostPid(::gettid()));
+  if (!own || !own->exec_start_ns) return waits;
+  for (const auto& [tid, since] : asleep_since) {
+    const std::uint64_t asleep = *own->exec_start_ns > since ? *own->exec_start_ns - since : 0;
+    waits.since_[tid] = now - nanoseconds(asleep);
+  }
+  return waits;
+}
+
+nanoseconds WaitTimes::waited(HostPid tid) const {
+  const auto found = since_.find(tid);
+  return found == since_.end() ? nanoseconds(0) : nanoseconds(std::chrono::steady_clock::now() - found->second);
+}
+
+Result<InterruptedCallRecord> settle_thread(TracedProcess& process, TracedThread& thread, const WaitTimes& waits,
+                                            std::uint64_t process_pending) {
+  InterruptedCallRecord call;
+  const arch::Registers before = thread.registers;
+  STASIS_TRY(settle_rseq(process.memory(), thread));
+  const auto pending = STASIS_TRY(kernel::ptrace_peek_siginfo(thread.tid(), kernel::SignalQueue::kThread));
+  const std::uint64_t deliverable = (signal_set(pending) | process_pending) & ~thread.signal_mask;
+  const bool rewind = must_rewind(thread.registers, deliverable ? Deliverable::kSome : Deliverable::kNone);
+  if (rewind || arch::awaits_restart(thread.registers)) {
+    call.number = waiting_call(thread.registers, reader_of_code(process.memory()));
+    const auto timeout = relative_timeout(call.number, thread.registers, reader_of_timespecs(process.memory()));
+    if (timeout) {
+      const nanoseconds waited = waits.waited(thread.tid());
+      call.elapsed_ns = static_cast<std::uint64_t>(std::min(waited, *timeout).count());
+      if (rewind && waited >= *timeout) {
+        arch::set_syscall_result(thread.registers, find_call_timeout(call.number)->when_over);
+        arch::forget_syscall(thread.registers);
+      }
+    }
+    if (rewind && arch::interrupted_syscall(thread.registers) >= 0) arch::rewind_syscall(thread.registers);
+    call.rewound = rewind;
+  }
+  // From here on a kill -9 of ours leaves the thread with what it would have seen without us.
+  if (std::memcmp(&before, &thread.registers, sizeof before) != 0) STASIS_TRY(thread.put_back());
+  return call;
+}
+
+ThreadQuery::ThreadQuery(Batch& batch)
+    : first_(batch.size()),
+      clear_child_tid_(batch.array<std::uint64_t>(1)),
+      altstack_(batch.array<stack_t>(1)),
+      attributes_(
+          (batch.call(SYS_prctl, kGetTidAddress, clear_child_tid_), batch.call(SYS_sigaltstack, 0, altstack_), batch)),
+      credentials_(batch) {}
+
+Result<ThreadRecord> ThreadQuery::take(const Batch& batch, const TracedProcess& process, const TracedThread& thread,
+                                       CredentialsCache& credentials) const {
+  ThreadRecord record;
+  STASIS_TRY(batch.check(first_, "PR_GET_TID_ADDRESS"));
+  STASIS_TRY(batch.check(first_ + 1, "sigaltstack"));
+  const auto status =
+      process.proc().pid() == thread.tid() ? process.proc().status() : process.proc().thread_status(thread.tid());
+  if (!status) return Error(status.error());
+  record.tid = ImagePid(status->ns_pid.empty() ? thread.tid().value() : status->ns_pid.back());
+  const auto registers = std::as_bytes(std::span(&thread.registers, 1));
+  record.registers.assign(registers.begin(), registers.end());
+  const std::size_t used = arch::xstate_size(arch::xstate_in_use(thread.xstate));
+  record.xstate.assign(thread.xstate.begin(),
+                       thread.xstate.begin() + static_cast<std::ptrdiff_t>(std::min(used, thread.xstate.size())));
+  record.signal_mask = thread.signal_mask;
+  const auto robust = STASIS_TRY(kernel::get_robust_list(thread.tid()));
+  record.robust_list = robust.head;
+  record.robust_list_length = robust.length;
+  record.clear_child_tid = *clear_child_tid_;
+  const auto rseq = kernel::ptrace_get_rseq_configuration(thread.tid());
+  if (rseq) record.rseq = {.pointer = rseq->pointer, .size = rseq->size, .signature = rseq->signature};
+  record.altstack = {.pointer = reinterpret_cast<std::uint64_t>(altstack_->ss_sp),
+                     .flags = static_cast<std::uint32_t>(altstack_->ss_flags),
+                     .size = altstack_->ss_size};
+  const auto pending = STASIS_TRY(kernel::ptrace_peek_siginfo(thread.tid(), kernel::SignalQueue::kThread));
+  record.pending_signals = encode_pending(pending);
+  record.attributes = STASIS_TRY(attributes_.take(batch, thread.tid()));
+  record.credentials = STASIS_TRY(credentials_.take(batch, process.proc(), thread.tid(), credentials));
+  return record;
+}
+
+}  // namespace stasis

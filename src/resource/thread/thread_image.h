@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// A thread as a checkpoint sees it.
+#pragma once
+
+#include <chrono>
+#include <map>
+
+#include "resource/credentials/credentials.h"
+#include "resource/thread/thread_record.h"
+#include "tracee/process.h"
+
+namespace stasis {
+
+// What was learnt of waiting threads before the freeze: since when each has been waiting.
+class WaitTimes {
+ public:
+  // Looks at every thread of the running process. Threads that are not in a call with a relative time-out cost one
+  // small read.
+  static WaitTimes look(const kernel::ProcDir& proc);
+  // Time that the thread had waited when it was stopped, now.
+  std::chrono::nanoseconds waited(HostPid tid) const;
+
+ private:
+  std::map<HostPid, std::chrono::steady_clock::time_point> since_;
+};
+
+// Right after the freeze, before anything runs in the thread: moves it out of a restartable sequence and rewinds a call
+// that would otherwise end with EINTR. What it found out about the call is for the record.
+Result<InterruptedCallRecord> settle_thread(TracedProcess& process, TracedThread& thread, const WaitTimes& waits,
+                                            std::uint64_t process_pending);
+
+// Asks in the thread's own batch; take() after it ran.
+class ThreadQuery {
+ public:
+  explicit ThreadQuery(Batch& batch);
+  Result<ThreadRecord> take(const Batch& batch, const TracedProcess& process, const TracedThread& thread,
+                            CredentialsCache& credentials) const;
+
+ private:
+  std::size_t first_;
+  GateValue<std::uint64_t> clear_child_tid_;
+  GateValue<stack_t> altstack_;
+  ThreadAttributeQuery attributes_;
+  CredentialsQuery credentials_;
+};
+
+}  // namespace stasis
