@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <ranges>
 
 #include "arch/x86_64/sigframe.h"
 #include "base/log.h"
@@ -331,7 +332,8 @@ Result<void> TracedProcess::resume() {
 void TracedProcess::kill() {
   if (threads_.empty()) return;
   (void)kernel::pidfd_send_signal(pidfd_.get(), SIGKILL);
-  for (TracedThread& thread : threads_) thread.wait_gone();
+  // The leader last: it can be waited for only when the others are gone.
+  for (TracedThread& thread : threads_ | std::views::reverse) thread.wait_gone();
   threads_.clear();
   gate_ = GateMemory();
   settled_ = false;
