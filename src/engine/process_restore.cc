@@ -174,6 +174,7 @@ Result<void> ProcessRestore::restore_process(const InheritedState& inherited, co
 Result<void> ProcessRestore::fill_thread(std::size_t index, const InheritedState& inherited, Batch& batch,
                                          BatchChecks& checks) {
   const ThreadRecord& thread = threads_[index];
+  if (arch::xstate_in_use(thread.xstate) & arch::kXfeatureTileData) batch.touch_tiles();
   if (index == 0) checks.add(batch.call(SYS_set_tid_address, thread.clear_child_tid), "set_tid_address");
   if (thread.robust_list) {
     checks.add(batch.call(SYS_set_robust_list, thread.robust_list, thread.robust_list_length), "set_robust_list");

@@ -113,6 +113,9 @@ class Batch {
   std::int64_t result(std::size_t index) const;
   // Error with `what` if that call failed.
   Result<std::int64_t> check(std::size_t index, std::string_view what) const;
+  // The thread uses an AMX tile before it runs the batch (see arch::touching_tiles()).
+  void touch_tiles() { tiles_ = put(arch::TileConfiguration{}).remote; }
+  std::uint64_t tile_configuration() const { return tiles_; }
   // Forgets everything, for the next batch in the same slot.
   void clear();
 
@@ -142,6 +145,7 @@ class Batch {
   std::size_t ops_begin_;
   std::size_t data_begin_;
   std::size_t count_ = 0;
+  std::uint64_t tiles_ = 0;
 };
 
 }  // namespace stasis

@@ -85,8 +85,9 @@ Result<void> TracedThread::start(const GateMemory& gate, const Batch& batch, int
   STASIS_INVARIANT(state_ == State::kStopped);
   const GateSlot& slot = batch.slot();
   slot.control().stop_on_error = batch.on_error() == Batch::OnError::kStop;
-  const auto entry = arch::with_thunk(registers, gate.thunk(), slot.remote, batch.remote_ops(),
+  auto entry = arch::with_thunk(registers, gate.thunk(), slot.remote, batch.remote_ops(),
                                       static_cast<std::uint64_t>(batch.size()));
+  if (batch.tile_configuration()) entry = arch::touching_tiles(entry, batch.tile_configuration());
   STASIS_TRY(kernel::ptrace_set_regset(tid_, NT_PRSTATUS, as_bytes(entry)));
   STASIS_TRY(block_signals(report_signal));
   report_signal_ = report_signal;

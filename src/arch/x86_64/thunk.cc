@@ -4,8 +4,8 @@
 // r13 = GateControl, r14 = number of operations left, r15 = next operation.
 __asm__(R"(
 .pushsection .rodata
-.globl stasis_thunk_begin, stasis_thunk_report, stasis_thunk_end
-.hidden stasis_thunk_begin, stasis_thunk_report, stasis_thunk_end
+.globl stasis_thunk_begin, stasis_thunk_report, stasis_thunk_tiles, stasis_thunk_end
+.hidden stasis_thunk_begin, stasis_thunk_report, stasis_thunk_tiles, stasis_thunk_end
 stasis_thunk_begin:
     mov   $0, %ebx                  # 0: the batch, 1: healing
 1:  test  %r14, %r14
@@ -43,12 +43,17 @@ stasis_thunk_report:
     mov   $15, %eax                 # rt_sigreturn
     syscall
     ud2
+stasis_thunk_tiles:
+    ldtilecfg (%r12)
+    tilezero %tmm0
+    tilerelease
+    jmp   stasis_thunk_begin
 stasis_thunk_end:
 .popsection
 )");
 
 extern "C" {
-extern const std::byte stasis_thunk_begin[], stasis_thunk_report[], stasis_thunk_end[];
+extern const std::byte stasis_thunk_begin[], stasis_thunk_report[], stasis_thunk_tiles[], stasis_thunk_end[];
 }
 
 namespace stasis::arch {
@@ -68,6 +73,12 @@ Registers with_thunk(Registers base, std::uint64_t thunk, std::uint64_t control,
   base.r15 = ops;
   base.eflags &= ~kTrapAndDirection;
   return base;
+}
+
+Registers touching_tiles(Registers entry, std::uint64_t configuration) {
+  entry.rip += static_cast<std::uint64_t>(stasis_thunk_tiles - stasis_thunk_begin);
+  entry.r12 = configuration;
+  return entry;
 }
 
 std::span<const std::byte> syscall_return_pattern() {

@@ -52,6 +52,20 @@ std::size_t thunk_report_offset();
 Registers with_thunk(Registers base, std::uint64_t thunk, std::uint64_t control, std::uint64_t ops,
                      std::uint64_t count);
 
+// The operand of ldtilecfg (Intel SDM vol. 2): one tile of full size.
+struct TileConfiguration {
+  std::uint8_t palette = 1;
+  std::uint8_t start_row = 0;
+  std::uint8_t reserved[14] = {};
+  std::uint16_t bytes_per_row[16] = {64};
+  std::uint8_t rows[16] = {16};
+};
+static_assert(sizeof(TileConfiguration) == 64);
+// The same entry (of with_thunk()), but the thread uses an AMX tile first: only then does the kernel give it room for
+// tile state, without which PTRACE_SETREGSET refuses such state. `configuration`: address of a TileConfiguration in the
+// target.
+Registers touching_tiles(Registers entry, std::uint64_t configuration);
+
 // Byte patterns of `syscall; ret` and of a signal restorer (`mov $15,%rax; syscall`): any C library has both in its
 // text.
 std::span<const std::byte> syscall_return_pattern();

@@ -80,7 +80,7 @@ Result<void> apply_policy(const ThreadAttributes& wanted, HostPid tid) {
   const bool slice_matters = wanted.sched_runtime != 0 && wanted.sched_runtime != present.runtime;
   const bool clamp_matters = present.util_max != 0 && wanted.util_max != 0 &&
                              (wanted.util_min != present.util_min || wanted.util_max != present.util_max);
-  if (!fair(wanted.policy) && STASIS_TRY(kernel::get_nice(tid)) != wanted.nice)
+  if ((!fair(wanted.policy) || wanted.policy == SCHED_IDLE) && STASIS_TRY(kernel::get_nice(tid)) != wanted.nice)
     STASIS_TRY(kernel::set_nice(tid, wanted.nice));
   const bool same = wanted.policy == present.policy && wanted.sched_flags == present.flags &&
                     (!fair(wanted.policy) || wanted.nice == present.nice) && wanted.rt_priority == present.priority &&

@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 
 #include <charconv>
+#include <cstdio>
 #include <cstring>
 
 #include "arch/x86_64/xstate.h"
@@ -37,6 +38,23 @@ long waiting_in(const kernel::ProcDir& proc, HostPid tid) {
   return number;
 }
 
+// A thread that was interrupted before waits in restart_syscall(2), with the arguments of the call it once made: which
+// one that was, the kernel function it sleeps in tells.
+long call_by_wait_channel(const kernel::ProcDir& proc, HostPid tid) {
+  const auto text = proc.read(fmt::format("task/{}/wchan", tid.value()));
+  if (!text) return -1;
+  if (text->find("poll") != std::string::npos) return SYS_poll;
+  if (text->find("futex") != std::string::npos) return SYS_futex;
+  // What remains are sleeps; their functions belong to the scheduler, so that the channel is the system call itself.
+  if (text->find("nanosleep") == std::string::npos && text->find("syscall") == std::string::npos) return -1;
+  // nanosleep(2) has a pointer where clock_nanosleep(2) has the number of a clock.
+  const auto call = proc.read(fmt::format("task/{}/syscall", tid.value()));
+  unsigned long long first = 0;
+  if (!call || std::sscanf(call->c_str(), "%*d %llx", &first) != 1) return -1;
+  constexpr unsigned long long kFirstPage = 4096;
+  return first < kFirstPage ? SYS_clock_nanosleep : SYS_nanosleep;
+}
+
 ReadTimespec reader_of_timespecs(const kernel::ProcessMemory& memory) {
   return [&memory](std::uint64_t address) -> std::optional<nanoseconds> {
     const auto value = memory.load(RemotePtr<timespec>(address));
@@ -63,6 +81,7 @@ WaitTimes WaitTimes::look(const kernel::ProcDir& proc) {
   for (const HostPid tid : *threads) {
     const long number = waiting_in(proc, tid);
     if (number < 0 || (number != SYS_restart_syscall && !find_call_timeout(number))) continue;
+    if (number == SYS_restart_syscall) waits.restarted_[tid] = call_by_wait_channel(proc, tid);
     const auto sched = proc.thread_sched(tid);
     if (sched && sched->exec_start_ns) asleep_since[tid] = *sched->exec_start_ns;
   }
@@ -80,6 +99,11 @@ WaitTimes WaitTimes::look(const kernel::ProcDir& proc) {
   return waits;
 }
 
+long WaitTimes::restarted_call(HostPid tid) const {
+  const auto found = restarted_.find(tid);
+  return found == restarted_.end() ? -1 : found->second;
+}
+
 nanoseconds WaitTimes::waited(HostPid tid) const {
   const auto found = since_.find(tid);
   return found == since_.end() ? nanoseconds(0) : nanoseconds(std::chrono::steady_clock::now() - found->second);
@@ -94,7 +118,8 @@ Result<InterruptedCallRecord> settle_thread(TracedProcess& process, TracedThread
   const std::uint64_t deliverable = (signal_set(pending) | process_pending) & ~thread.signal_mask;
   const bool rewind = must_rewind(thread.registers, deliverable ? Deliverable::kSome : Deliverable::kNone);
   if (rewind || arch::awaits_restart(thread.registers)) {
-    call.number = waiting_call(thread.registers, reader_of_code(process.memory()));
+    call.number = waits.restarted_call(thread.tid());
+    if (call.number < 0) call.number = waiting_call(thread.registers, reader_of_code(process.memory()));
     const auto timeout = relative_timeout(call.number, thread.registers, reader_of_timespecs(process.memory()));
     if (timeout) {
       const nanoseconds waited = waits.waited(thread.tid());

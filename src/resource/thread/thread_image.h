@@ -17,11 +17,14 @@ class WaitTimes {
   // Looks at every thread of the running process. Threads that are not in a call with a relative time-out cost one
   // small read.
   static WaitTimes look(const kernel::ProcDir& proc);
+  // The call in which the thread waits where only restart_syscall(2) stands in its registers; -1: not known.
+  long restarted_call(HostPid tid) const;
   // Time that the thread had waited when it was stopped, now.
   std::chrono::nanoseconds waited(HostPid tid) const;
 
  private:
   std::map<HostPid, std::chrono::steady_clock::time_point> since_;
+  std::map<HostPid, long> restarted_;
 };
 
 // Right after the freeze, before anything runs in the thread: moves it out of a restartable sequence and rewinds a call
