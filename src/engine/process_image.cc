@@ -31,7 +31,6 @@ Result<std::unique_ptr<ProcessImage>> ProcessImage::look(HostPid pid) {
   std::unique_ptr<ProcessImage> image(new ProcessImage(std::move(proc)));
   image->vmas_ = STASIS_TRY(image->proc_.smaps());
   image->small_ = resident(image->vmas_) < kSmallProcess;
-  image->set_aside_old_gates();
   const auto memory = STASIS_TRY(kernel::ProcessMemory::open(image->proc_));
   image->gadgets_ = find_gadgets(memory, image->vmas_);
   image->waits_ = WaitTimes::look(image->proc_);
@@ -63,24 +62,15 @@ Result<void> ProcessImage::settle(const Patience& patience) {
   return refresh_mappings();
 }
 
-// They are no part of the program: not saved, and taken away with our own gate.
-void ProcessImage::set_aside_old_gates() {
-  const std::string name = "/memfd:" + std::string(GateMemory::kName);
-  const auto old = std::ranges::stable_partition(vmas_, [&](const kernel::Vma& vma) { return vma.path != name; });
-  old_gates_.assign(old.begin(), old.end());
-  vmas_.erase(old.begin(), old.end());
-}
-
 // What was read before the freeze still holds if the layout is the same; else all is read again.
 Result<void> ProcessImage::refresh_mappings() {
-  if (!small_ && old_gates_.empty()) {
+  if (!small_) {
     const auto now = STASIS_TRY(proc_.maps());
     if (kernel::same_layout(vmas_, now)) return {};
   }
   auto now = STASIS_TRY(proc_.smaps());
   const bool moved = !kernel::same_layout(vmas_, now);
   vmas_ = std::move(now);
-  set_aside_old_gates();
   if (moved) gadgets_ = find_gadgets(traced_->memory(), vmas_);
   return {};
 }
@@ -103,7 +93,6 @@ Result<void> ProcessImage::ask_process(const Patience& patience, std::uint64_t& 
   const TimersQuery timers(STASIS_TRY(proc_.timers()), batch);
   const std::size_t brk_call = batch.call(SYS_brk, 0);
   constexpr int kGetXcompPerm = 0x1022;
-  for (const kernel::Vma& gate : old_gates_) batch.call(SYS_munmap, gate.start, gate.size());
   const auto permission = batch.array<std::uint64_t>(1);
   batch.call(SYS_arch_prctl, kGetXcompPerm, permission);
   STASIS_TRY(traced_->run(batch, patience));

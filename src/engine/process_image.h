@@ -43,14 +43,12 @@ class ProcessImage {
  private:
   explicit ProcessImage(kernel::ProcDir proc) : proc_(std::move(proc)) {}
   Result<void> refresh_mappings();
-  void set_aside_old_gates();
   Result<void> ask_process(const Patience& patience, std::uint64_t& brk);
   Result<void> ask_threads(const Patience& patience);
   void fill_ids(const kernel::ProcStat& stat, const kernel::ProcStatus& status);
 
   kernel::ProcDir proc_;
   std::vector<kernel::Vma> vmas_;
-  std::vector<kernel::Vma> old_gates_;  // left behind by a checkpoint that was killed
   bool small_ = false;                  // smaps is cheap: read anew in the freeze
   Gadgets gadgets_;
   WaitTimes waits_;

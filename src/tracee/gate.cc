@@ -47,6 +47,14 @@ Result<GateMemory> GateMemory::map(const UniqueFd& memfd) {
   return gate;
 }
 
+Result<GateMemory> GateMemory::make_copy() {
+  void* const memory = ::mmap(nullptr, total_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return Error::from_errno(errno, "mmap gate");
+  GateMemory gate;
+  gate.local_ = static_cast<std::byte*>(memory);
+  return gate;
+}
+
 GateSlot GateMemory::carrier_slot() const {
   return {.local = local_ + code_size(), .remote = remote_ + code_size(), .size = kCarrierSlotSize};
 }

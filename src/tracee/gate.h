@@ -4,8 +4,10 @@
 //
 //   code page (R+X in the target) | slot of the carrier thread (large) | slots for the other threads (small) ...
 //
-// All data is R+W and the code is R+X, both from one memfd, so that a target that refuses writable code takes it too.
-// What stands in gate memory comes from the target and is untrusted: results are read once and checked.
+// In a target all data is private R+W memory and the code R+X, written through /proc/PID/mem; no descriptor is needed
+// there, and a target that refuses writable code takes it too. The coordinator keeps a copy of each slot and moves what
+// a batch uses back and forth with process_vm_writev(2). New processes (new_process.h) share the memory with the
+// coordinator. What stands in gate memory comes from the target and is untrusted: results are read once and checked.
 #pragma once
 
 #include <cstddef>
@@ -49,6 +51,8 @@ class GateMemory {
   static std::size_t code_size();
   // Sizes the memfd, maps it here and writes the thunk into it.
   static Result<GateMemory> map(const UniqueFd& memfd);
+  // A copy of our own, for a gate that is not shared.
+  static Result<GateMemory> make_copy();
   // Where the target has it.
   void set_remote(std::uint64_t address) { remote_ = address; }
   std::uint64_t remote() const { return remote_; }
@@ -118,6 +122,14 @@ class Batch {
   std::uint64_t tile_configuration() const { return tiles_; }
   // Forgets everything, for the next batch in the same slot.
   void clear();
+
+  // What the batch uses of its slot, for a gate that is not shared: the control block, its calls, their data; offsets
+  // in the slot.
+  struct Extent {
+    std::size_t begin, end;
+  };
+  Extent calls_extent() const { return {ops_begin_, ops_begin_ + count_ * sizeof(arch::GateOp)}; }
+  Extent data_extent() const { return {data_begin_, slot_.size}; }
 
   const GateSlot& slot() const { return slot_; }
   OnError on_error() const { return on_error_; }

@@ -25,7 +25,7 @@ struct HealArea {
   std::array<std::uint64_t, 4> ignore;
   std::array<std::uint64_t, 4> program;
 };
-constexpr std::size_t kHealAreaOffset = 192;
+constexpr std::size_t kHealAreaOffset = 256;
 constexpr std::size_t kFrameOffset = 512;
 static_assert(kHealAreaOffset + sizeof(HealArea) <= kFrameOffset);
 constexpr std::uint64_t kSigsetSize = 8;
@@ -125,55 +125,82 @@ Result<std::int64_t> TracedProcess::unguarded_call(long nr, const std::array<std
   return carrier().single_call(insn, stack, nr, args, patience);
 }
 
-// Below the red zone of the carrier, if it runs on the main stack: a frame that returns it to where it was, then the
-// gate's name. Without it the few calls that follow are not protected against a kill -9 of ours.
+// Below the red zone of the carrier, if it runs on the main stack: a frame that returns it to where it was. Without it
+// the few calls that follow are not protected against a kill -9 of ours.
 Result<void> TracedProcess::place_stack_frame(const std::vector<kernel::Vma>& vmas) {
   TracedThread& thread = carrier();
   const std::uint64_t sp = arch::stack_pointer(thread.registers);
   const kernel::Vma* const stack = kernel::find_vma(vmas, sp);
   if (!stack || !stack->writable()) return {};
   const std::size_t needed = arch::kRedZone + arch::sigframe_size(thread.xstate) + 64;
-  if (stack->path != "[stack]" || sp - stack->start < needed) return {};
+  if (!gadgets_.safe() || stack->path != "[stack]" || sp - stack->start < needed) return {};
   const arch::SigframeInput input{.registers = thread.registers,
                                   .xstate = thread.xstate,
                                   .signal_mask = thread.signal_mask,
                                   .return_address = gadgets_.restorer};
   const auto frame = STASIS_TRY(arch::make_sigframe_below(input, sp - arch::kRedZone));
-  const std::uint64_t name = frame.address - 32;
   STASIS_TRY(memory_->write(frame.address, frame.bytes));
-  STASIS_TRY(memory_->write(name, std::as_bytes(std::span(GateMemory::kName.data(), GateMemory::kName.size() + 1))));
-  stack_name_ = name;
-  if (gadgets_.safe()) stack_frame_ = frame.address;
+  stack_frame_ = frame.address;
   return {};
 }
 
-Result<void> TracedProcess::map_gate(std::uint64_t name, const Patience& patience) {
-  const auto failed = [](std::int64_t value, std::string_view what) {
-    return Error::from_errno(static_cast<int>(-value), fmt::format("{} in the target", what));
+Result<void> TracedProcess::map_gate(const Patience& patience) {
+  const auto map = [&](std::uint64_t address, std::uint64_t size, int prot, int flags) -> Result<std::uint64_t> {
+    const std::int64_t result = STASIS_TRY(
+        unguarded_call(SYS_mmap,
+                       {address, size, static_cast<std::uint64_t>(prot),
+                        static_cast<std::uint64_t>(MAP_PRIVATE | MAP_ANONYMOUS | flags), ~std::uint64_t{0}, 0},
+                       patience));
+    if (result < 0 && result >= -4095) return Error::from_errno(static_cast<int>(-result), "mmap in the target");
+    return static_cast<std::uint64_t>(result);
   };
-  const std::int64_t memfd = STASIS_TRY(unguarded_call(SYS_memfd_create, {name, MFD_CLOEXEC}, patience));
-  if (memfd < 0) return failed(memfd, "memfd_create");
-  const auto close_there = [&] { (void)unguarded_call(SYS_close, {static_cast<std::uint64_t>(memfd)}, patience); };
-  const auto map = [&]() -> Result<void> {
-    const UniqueFd here = STASIS_TRY(kernel::pidfd_getfd(pidfd_.get(), static_cast<int>(memfd)));
-    GateMemory gate = STASIS_TRY(GateMemory::map(here));
-    const std::int64_t base = STASIS_TRY(unguarded_call(
-        SYS_mmap,
-        {0, GateMemory::total_size(), PROT_READ | PROT_WRITE, MAP_SHARED, static_cast<std::uint64_t>(memfd), 0},
-        patience));
-    if (base < 0 && base >= -4095) return failed(base, "mmap");
-    gate.set_remote(static_cast<std::uint64_t>(base));
-    gate_ = std::move(gate);
-    const std::int64_t code = STASIS_TRY(unguarded_call(SYS_mmap,
-                                                        {gate_.remote(), GateMemory::code_size(), PROT_READ | PROT_EXEC,
-                                                         MAP_SHARED | MAP_FIXED, static_cast<std::uint64_t>(memfd), 0},
-                                                        patience));
-    if (code < 0 && code >= -4095) return failed(code, "mmap of code");
-    return {};
-  };
-  auto mapped = map();
-  close_there();
-  return mapped;
+  GateMemory gate = STASIS_TRY(GateMemory::make_copy());
+  gate.set_remote(STASIS_TRY(map(0, GateMemory::total_size(), PROT_READ | PROT_WRITE, MAP_NORESERVE)));
+  gate_ = std::move(gate);
+  STASIS_TRY(map(gate_.remote(), GateMemory::code_size(), PROT_READ | PROT_EXEC, MAP_FIXED));
+  return memory_->write(gate_.thunk(), arch::thunk_code());
+}
+
+// Control block, healing area and frame of a slot, as prepared in our copy.
+Result<void> TracedProcess::push_slot(const GateSlot& slot) {
+  return memory_->write(slot.remote, std::span(slot.local, Batch::kArenaOffset));
+}
+
+Result<void> TracedProcess::push_batch(const Batch& batch) {
+  const GateSlot& slot = batch.slot();
+  const auto calls = batch.calls_extent(), data = batch.data_extent();
+  // The control block's first word goes along: it says whether the batch ends at an error.
+  slot.control().stop_on_error = batch.on_error() == Batch::OnError::kStop;
+  STASIS_TRY(memory_->write(slot.remote, std::span(slot.local, sizeof(std::uint64_t))));
+  if (calls.begin != calls.end) {
+    STASIS_TRY(memory_->write(slot.remote + calls.begin, std::span(slot.local + calls.begin, calls.end - calls.begin)));
+  }
+  if (data.begin == data.end) return {};
+  return memory_->write(slot.remote + data.begin, std::span(slot.local + data.begin, data.end - data.begin));
+}
+
+Result<void> TracedProcess::pull_batch(const Batch& batch) {
+  const GateSlot& slot = batch.slot();
+  for (const auto& part : {batch.calls_extent(), batch.data_extent()}) {
+    if (part.begin == part.end) continue;
+    STASIS_TRY(memory_->read(slot.remote + part.begin, std::span(slot.local + part.begin, part.end - part.begin)));
+  }
+  return {};
+}
+
+// How the carrier leaves if we are killed: with the gate, or, while other threads are inside, without.
+Result<void> TracedProcess::set_way_out(LeaveBy way) {
+  const GateSlot slot = gate_.carrier_slot();
+  arch::GateControl& control = slot.control();
+  const bool unmapping = way == LeaveBy::kUnmapping && stack_frame_ != 0;
+  if (unmapping == (control.leave_by != 0)) return {};
+  const arch::SigframeInput input{
+      .registers = carrier().registers, .xstate = carrier().xstate, .signal_mask = carrier().signal_mask};
+  const auto frame = STASIS_TRY(arch::make_sigframe_above(input, slot.remote + kFrameOffset));
+  control.leave_by = unmapping ? gadgets_.syscall_return : 0;
+  control.heal_frame_stack = unmapping ? stack_frame_ : arch::sigreturn_stack_pointer(frame.address);
+  return memory_->write(slot.remote + offsetof(arch::GateControl, heal_frame_stack),
+                        std::as_bytes(std::span(&control.heal_frame_stack, 2)));
 }
 
 Result<void> TracedProcess::borrow_report_signal(const Patience& patience) {
@@ -184,20 +211,22 @@ Result<void> TracedProcess::borrow_report_signal(const Patience& patience) {
   area.program = {};
   const auto program = remote + offsetof(HealArea, program);
   area.operation = {.nr = SYS_rt_sigaction, .args = {std::uint64_t(report_signal_), program, 0, kSigsetSize}};
+  STASIS_TRY(push_slot(slot));
   const std::int64_t result = STASIS_TRY(unguarded_call(
       SYS_rt_sigaction, {std::uint64_t(report_signal_), remote + offsetof(HealArea, ignore), program, kSigsetSize},
       patience));
   if (result < 0) return Error::from_errno(static_cast<int>(-result), "rt_sigaction in the target");
+  STASIS_TRY(memory_->read(program, std::as_writable_bytes(std::span(area.program))));
   borrowed_action_ = area.program;
   slot.control().heal_ops = remote;
   slot.control().heal_count = 1;
-  return {};
+  return push_slot(slot);
 }
 
 Result<void> TracedProcess::give_signal_back(const Patience& patience) {
   const GateSlot slot = gate_.carrier_slot();
-  heal_area(slot).program = borrowed_action_;
   const std::uint64_t program = slot.remote + kHealAreaOffset + offsetof(HealArea, program);
+  STASIS_TRY(memory_->write(program, std::as_bytes(std::span(borrowed_action_))));
   STASIS_TRY(unguarded_call(SYS_rt_sigaction, {std::uint64_t(report_signal_), program, 0, kSigsetSize}, patience));
   borrowed_ = false;
   return {};
@@ -225,7 +254,10 @@ Result<void> TracedProcess::prepare_slot(TracedThread& thread, const GateSlot& s
   control.report = {};
   control.report.si_signo = report_signal_;
   control.report.si_code = arch::kReportCode;
-  return {};
+  control.leave_by = 0;
+  control.gate_start = gate_.remote();
+  control.gate_size = GateMemory::total_size();
+  return push_slot(slot);
 }
 
 Result<void> TracedProcess::open_gate(const Gadgets& gadgets, const std::vector<kernel::Vma>& vmas,
@@ -238,29 +270,23 @@ Result<void> TracedProcess::open_gate(const Gadgets& gadgets, const std::vector<
   }
   STASIS_TRY(choose_report_signal());
   STASIS_TRY(place_stack_frame(vmas));
-  // Any NUL-terminated string does for a name; without a stack of ours to write to, the vdso's bytes must serve.
-  std::uint64_t name = stack_name_;
-  if (!name) {
-    const auto vdso = std::ranges::find(vmas, "[vdso]", &kernel::Vma::path);
-    if (vdso == vmas.end()) {
-      return Error(Errc::kUnsupportedTask, fmt::format("pid {}: has neither a main stack nor a vdso", pid_.value()));
-    }
-    constexpr std::uint64_t kEmptyStringInElfHeader = 15;
-    name = vdso->start + kEmptyStringInElfHeader;
-  }
-  STASIS_TRY(map_gate(name, patience));
+  STASIS_TRY(map_gate(patience));
   STASIS_TRY(prepare_slot(carrier(), gate_.carrier_slot()));
   if (borrowed_) STASIS_TRY(borrow_report_signal(patience));
   return {};
 }
 
 Result<void> TracedProcess::run(const Batch& batch, const Patience& patience) {
+  STASIS_TRY(set_way_out(LeaveBy::kUnmapping));
+  STASIS_TRY(push_batch(batch));
   STASIS_TRY(carrier().start(gate_, batch, report_signal_));
-  return carrier().await_report(patience);
+  STASIS_TRY(carrier().await_report(patience));
+  return pull_batch(batch);
 }
 
 Result<void> TracedProcess::run_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect,
                                                const Patience& patience) {
+  STASIS_TRY(set_way_out(threads_.size() > 1 ? LeaveBy::kSigreturn : LeaveBy::kUnmapping));
   for (std::size_t first = 0; first < threads_.size(); first += GateMemory::kSmallSlots) {
     const std::size_t count = std::min(GateMemory::kSmallSlots, threads_.size() - first);
     std::vector<Batch> batches;
@@ -269,11 +295,13 @@ Result<void> TracedProcess::run_in_each_thread(const ThreadBatch& build, const T
       const GateSlot slot = &thread == &carrier() ? gate_.carrier_slot() : gate_.small_slot(i);
       if (&thread != &carrier()) STASIS_TRY(prepare_slot(thread, slot));
       build(thread, batches.emplace_back(slot));
+      STASIS_TRY(push_batch(batches.back()));
       STASIS_TRY(thread.start(gate_, batches.back(), report_signal_));
     }
     for (std::size_t i = 0; i < count; ++i) {
       TracedThread& thread = threads_[first + i];
       STASIS_TRY(thread.await_report(patience));
+      STASIS_TRY(pull_batch(batches[i]));
       collect(thread, batches[i]);
       if (&thread != &carrier()) STASIS_TRY(thread.put_back());
     }

@@ -87,7 +87,12 @@ class TracedProcess {
   // A call before the gate stands or when it goes.
   Result<std::int64_t> unguarded_call(long nr, const std::array<std::uint64_t, 6>& args, const Patience& patience);
   Result<void> place_stack_frame(const std::vector<kernel::Vma>& vmas);
-  Result<void> map_gate(std::uint64_t name, const Patience& patience);
+  Result<void> map_gate(const Patience& patience);
+  Result<void> push_slot(const GateSlot& slot);
+  Result<void> push_batch(const Batch& batch);
+  Result<void> pull_batch(const Batch& batch);
+  enum class LeaveBy { kSigreturn, kUnmapping };
+  Result<void> set_way_out(LeaveBy way);
 
   HostPid pid_;
   kernel::ProcDir proc_;
@@ -98,7 +103,6 @@ class TracedProcess {
   UniqueFd pidfd_;
   Gadgets gadgets_;
   std::uint64_t stack_frame_ = 0;  // of the carrier, 0 if it has none
-  std::uint64_t stack_name_ = 0;   // the memfd's name in the target
   GateMemory gate_;
   int report_signal_ = 0;
   bool borrowed_ = false;

@@ -18,6 +18,19 @@ Error gone(HostPid tid) {
   return Error(Errc::kTargetLost, fmt::format("thread {} ended while Stasis held it", tid.value()));
 }
 
+// Between the start of a foreign call and its end nothing may be given up: a request that fails for once is made again.
+template <class Request>
+auto stubbornly(Request request) {
+  constexpr int kTries = 3;
+  auto result = request();
+  for (int i = 1; i < kTries && !result; ++i) {
+    const Errc code = result.error().code();
+    if (code == Errc::kVanished || code == Errc::kInterrupted) break;
+    result = request();
+  }
+  return result;
+}
+
 std::span<const std::byte> as_bytes(const arch::Registers& registers) {
   return std::as_bytes(std::span(&registers, 1));
 }
@@ -35,7 +48,7 @@ Result<void> TracedThread::interrupt() { return kernel::ptrace_interrupt(tid_); 
 
 Result<kernel::WaitStatus> TracedThread::wait(const Patience& patience) {
   for (;;) {
-    auto status = kernel::wait_task(tid_, kernel::WaitMode::kBlock);
+    auto status = stubbornly([&] { return kernel::wait_task(tid_, kernel::WaitMode::kBlock); });
     if (status && *status) {
       state_ = (*status)->stopped() ? State::kStopped : State::kGone;
       if (state_ == State::kGone) return gone(tid_);
@@ -86,7 +99,7 @@ Result<void> TracedThread::start(const GateMemory& gate, const Batch& batch, int
   const GateSlot& slot = batch.slot();
   slot.control().stop_on_error = batch.on_error() == Batch::OnError::kStop;
   auto entry = arch::with_thunk(registers, gate.thunk(), slot.remote, batch.remote_ops(),
-                                      static_cast<std::uint64_t>(batch.size()));
+                                static_cast<std::uint64_t>(batch.size()));
   if (batch.tile_configuration()) entry = arch::touching_tiles(entry, batch.tile_configuration());
   STASIS_TRY(kernel::ptrace_set_regset(tid_, NT_PRSTATUS, as_bytes(entry)));
   STASIS_TRY(block_signals(report_signal));
@@ -134,7 +147,7 @@ Result<std::int64_t> TracedThread::single_call(std::uint64_t insn, std::uint64_t
   STASIS_TRY(kernel::ptrace_set_regset(tid_, NT_PRSTATUS, as_bytes(call)));
   STASIS_TRY(block_signals(0));
   for (int stops = 0; stops < 2; ++stops) {  // entry, exit
-    STASIS_TRY(kernel::ptrace_syscall(tid_));
+    STASIS_TRY(stubbornly([&] { return kernel::ptrace_syscall(tid_); }));
     state_ = State::kRunning;
     kernel::WaitStatus status = STASIS_TRY(wait(patience));
     while (!status.syscall_stop()) {
@@ -142,7 +155,8 @@ Result<std::int64_t> TracedThread::single_call(std::uint64_t insn, std::uint64_t
       status = STASIS_TRY(wait(patience));
     }
   }
-  STASIS_TRY(kernel::ptrace_get_regset(tid_, NT_PRSTATUS, std::as_writable_bytes(std::span(&call, 1))));
+  STASIS_TRY(stubbornly(
+      [&] { return kernel::ptrace_get_regset(tid_, NT_PRSTATUS, std::as_writable_bytes(std::span(&call, 1))); }));
   return arch::syscall_result(call);
 }
 

@@ -40,9 +40,15 @@ stasis_thunk_report:
     mov   40(%r13), %r14
     jmp   1b
 3:  mov   48(%r13), %rsp
+    cmpq  $0, 56(%r13)
+    jne   4f
     mov   $15, %eax                 # rt_sigreturn
     syscall
     ud2
+4:  mov   192(%r13), %rdi           # munmap(gate), by code that outlives it
+    mov   200(%r13), %rsi
+    mov   $11, %eax
+    jmp   *56(%r13)
 stasis_thunk_tiles:
     ldtilecfg (%r12)
     tilezero %tmm0

@@ -35,11 +35,15 @@ struct GateControl {
   std::int64_t signal = 0;             // the ignored signal that reports the end
   std::uint64_t heal_ops = 0;          // address and
   std::uint64_t heal_count = 0;        // number of the operations run when nobody listens
-  std::uint64_t heal_frame_stack = 0;  // stack pointer for rt_sigreturn
-  std::uint64_t reserved = 0;
+  std::uint64_t heal_frame_stack = 0;  // stack pointer for rt_sigreturn, or for leave_by
+  // Address of a `syscall; ret` outside the gate, or 0. Healing then ends with munmap of the gate made there, with the
+  // stack pointer on a frame whose first word leads to a signal restorer: nothing of the gate is left.
+  std::uint64_t leave_by = 0;
   siginfo_t report{};  // what is queued
+  std::uint64_t gate_start = 0;
+  std::uint64_t gate_size = 0;
 };
-static_assert(offsetof(GateControl, report) == 64 && sizeof(GateControl) == 192);
+static_assert(offsetof(GateControl, report) == 64 && sizeof(GateControl) == 208);
 
 // Marks our report among other signals of the same number (si_code, negative as for any queued signal).
 inline constexpr int kReportCode = -0x5354;
