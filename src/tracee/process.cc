@@ -286,8 +286,8 @@ Result<void> TracedProcess::run(const Batch& batch, const Patience& patience) {
 
 Result<void> TracedProcess::run_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect,
                                                const Patience& patience) {
-  STASIS_TRY(set_way_out(threads_.size() > 1 ? LeaveBy::kSigreturn : LeaveBy::kUnmapping));
   for (std::size_t first = 0; first < threads_.size(); first += GateMemory::kSmallSlots) {
+    STASIS_TRY(set_way_out(threads_.size() > 1 ? LeaveBy::kSigreturn : LeaveBy::kUnmapping));
     const std::size_t count = std::min(GateMemory::kSmallSlots, threads_.size() - first);
     std::vector<Batch> batches;
     for (std::size_t i = 0; i < count; ++i) {
@@ -302,9 +302,11 @@ Result<void> TracedProcess::run_in_each_thread(const ThreadBatch& build, const T
       TracedThread& thread = threads_[first + i];
       STASIS_TRY(thread.await_report(patience));
       STASIS_TRY(pull_batch(batches[i]));
-      collect(thread, batches[i]);
       if (&thread != &carrier()) STASIS_TRY(thread.put_back());
     }
+    // Nobody but the carrier is in the gate: if we die, it may take the gate along.
+    STASIS_TRY(set_way_out(LeaveBy::kUnmapping));
+    for (std::size_t i = 0; i < count; ++i) collect(threads_[first + i], batches[i]);
   }
   return {};
 }

@@ -126,6 +126,7 @@ TEST(TracedProcess, GateRunsCallsInEachThreadAndLeavesNothingBehind) {
 
 TEST(TracedProcess, SurvivesAKilledCoordinatorWhileTheGateStands) {
   Target target;
+  const auto before = *kernel::ProcDir::open(target.pid())->maps();
   const pid_t coordinator = ::fork();
   if (coordinator == 0) {
     Patience patience(std::chrono::seconds(5), nullptr);
@@ -141,6 +142,8 @@ TEST(TracedProcess, SurvivesAKilledCoordinatorWhileTheGateStands) {
   ::waitpid(coordinator, &status, 0);
   ASSERT_TRUE(WIFSIGNALED(status));
   EXPECT_TRUE(target.goes_on());
+  // The dying gate takes itself away.
+  EXPECT_TRUE(kernel::same_layout(before, *kernel::ProcDir::open(target.pid())->maps()));
 }
 
 }  // namespace

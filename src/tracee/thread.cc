@@ -2,12 +2,15 @@
 #include "tracee/thread.h"
 
 #include <elf.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/panic.h"
+#include "kernel/proc_stat.h"
 
 namespace stasis {
 namespace {
@@ -29,6 +32,12 @@ auto stubbornly(Request request) {
     result = request();
   }
   return result;
+}
+
+bool is_zombie(HostPid tid) {
+  const auto text = read_file(AT_FDCWD, fmt::format("/proc/{}/stat", tid.value()));
+  const auto stat = text ? kernel::parse_stat(*text) : Result<kernel::ProcStat>(text.error());
+  return stat && stat->zombie();
 }
 
 std::span<const std::byte> as_bytes(const arch::Registers& registers) {
@@ -59,6 +68,11 @@ Result<kernel::WaitStatus> TracedThread::wait(const Patience& patience) {
       return gone(tid_);
     }
     if (!status && status.error().code() != Errc::kInterrupted) return Error(std::move(status).error());
+    // A leader that died is reported only when all its threads were waited for: it may be that nothing ever comes.
+    if (is_zombie(tid_)) {
+      state_ = State::kGone;
+      return gone(tid_);
+    }
     STASIS_TRY(patience.check());
   }
 }

@@ -55,6 +55,26 @@ long call_by_wait_channel(const kernel::ProcDir& proc, HostPid tid) {
   return first < kFirstPage ? SYS_clock_nanosleep : SYS_nanosleep;
 }
 
+// When the run-queue clock of a CPU was zero. Leaves us on that CPU.
+std::optional<std::chrono::steady_clock::time_point> origin_of_clock(int cpu, const kernel::ProcDir& self) {
+  cpu_set_t only;
+  CPU_ZERO(&only);
+  if (cpu < 0 || cpu >= CPU_SETSIZE) return std::nullopt;
+  CPU_SET(static_cast<std::size_t>(cpu), &only);
+  if (::sched_setaffinity(0, sizeof only, &only) != 0) return std::nullopt;
+  ::sched_yield();  // brings our own account up to date
+  const auto own = self.thread_sched(HostPid(::gettid()));
+  if (!own || !own->exec_start_ns) return std::nullopt;
+  return std::chrono::steady_clock::now() - nanoseconds(*own->exec_start_ns);
+}
+
+// Sleeps that were given a place for it find the time that is left there, written at every interruption.
+std::optional<nanoseconds> remainder_of_sleep(long number, const arch::Registers& registers, const ReadTimespec& read) {
+  const auto args = arch::syscall_arguments(registers);
+  const std::uint64_t place = number == SYS_nanosleep ? args[1] : number == SYS_clock_nanosleep ? args[3] : 0;
+  return place ? read(place) : std::nullopt;
+}
+
 ReadTimespec reader_of_timespecs(const kernel::ProcessMemory& memory) {
   return [&memory](std::uint64_t address) -> std::optional<nanoseconds> {
     const auto value = memory.load(RemotePtr<timespec>(address));
@@ -86,16 +106,20 @@ WaitTimes WaitTimes::look(const kernel::ProcDir& proc) {
     if (sched && sched->exec_start_ns) asleep_since[tid] = *sched->exec_start_ns;
   }
   if (asleep_since.empty()) return waits;
-  ::sched_yield();  // brings our own account up to date
+  // The clock is the run queue's: it compares only with our own on the same CPU.
+  cpu_set_t previous;
+  const bool known = ::sched_getaffinity(0, sizeof previous, &previous) == 0;
   const auto self = kernel::ProcDir::open(HostPid(::getpid()));
-  const auto now = std::chrono::steady_clock::now();
-  if (!self) return waits;
-  const auto own = self->thread_sched(HostPid(::gettid()));
-  if (!own || !own->exec_start_ns) return waits;
+  if (!known || !self) return waits;
+  std::map<int, std::optional<std::chrono::steady_clock::time_point>> origins;  // when each CPU's clock was 0
   for (const auto& [tid, since] : asleep_since) {
-    const std::uint64_t asleep = *own->exec_start_ns > since ? *own->exec_start_ns - since : 0;
-    waits.since_[tid] = now - nanoseconds(asleep);
+    const auto stat = proc.thread_stat(tid);
+    if (!stat) continue;
+    const auto [origin, first] = origins.try_emplace(stat->processor);
+    if (first) origin->second = origin_of_clock(stat->processor, *self);
+    if (origin->second) waits.since_[tid] = *origin->second + nanoseconds(since);
   }
+  ::sched_setaffinity(0, sizeof previous, &previous);
   return waits;
 }
 
@@ -124,6 +148,8 @@ Result<InterruptedCallRecord> settle_thread(TracedProcess& process, TracedThread
     if (timeout) {
       const nanoseconds waited = waits.waited(thread.tid());
       call.elapsed_ns = static_cast<std::uint64_t>(std::min(waited, *timeout).count());
+      const auto left = remainder_of_sleep(call.number, thread.registers, reader_of_timespecs(process.memory()));
+      if (left && *left <= *timeout) call.elapsed_ns = static_cast<std::uint64_t>((*timeout - *left).count());
       if (rewind && waited >= *timeout) {
         arch::set_syscall_result(thread.registers, find_call_timeout(call.number)->when_over);
         arch::forget_syscall(thread.registers);
