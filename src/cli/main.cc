@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   stasis::cli::add_restart(app, status);
   stasis::cli::add_inspect(app, status);
   stasis::cli::add_verify(app, status);
+  stasis::cli::add_check(app, status);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -17,6 +17,7 @@
 #include "resource/file_table/file_table.h"
 #include "resource/object_table.h"
 #include "resource/open_file/gather.h"
+#include "resource/task_obstacles/task_obstacles.h"
 
 namespace stasis {
 namespace {
@@ -114,19 +115,12 @@ Result<void> Checkpoint::open_image() {
 }
 
 Result<void> Checkpoint::look() {
-  if (request_.pid == HostPid(::getpid())) return Error(Errc::kOwnTree, "a process can't checkpoint itself");
+  const kernel::ProcDir proc = STASIS_TRY(kernel::ProcDir::open(request_.pid));
+  const Observer observer = STASIS_TRY(Observer::here());
+  Obstacles obstacles = STASIS_TRY(find_task_obstacles(proc, observer));
+  if (!obstacles.empty()) return to_error(obstacles);
   processes_.push_back(STASIS_TRY(ProcessImage::look(request_.pid)));
-  Obstacles obstacles;
-  for (const auto& process : processes_) {
-    append(obstacles, find_memory_obstacles(process->pid(), process->vmas()));
-    for (const HostPid child : STASIS_TRY(process->proc().children())) {
-      obstacles.push_back({.code = Errc::kUnsupportedTask,
-                           .pid = process->pid(),
-                           .object = fmt::format("child {}", child.value()),
-                           .why = "process trees can't be saved yet",
-                           .help = "checkpoint a process without children"});
-    }
-  }
+  for (const auto& process : processes_) append(obstacles, find_memory_obstacles(process->pid(), process->vmas()));
   if (!obstacles.empty()) return to_error(obstacles);
   environment_ = STASIS_TRY(environment_of_host());
   environment_.codec = request_.codec;

@@ -69,7 +69,7 @@ void Judge::judge_access() {
     add(Errc::kNotOwner, object, "it has made itself undumpable, or runs a program that its user may not read",
         "root can save it");
   } else if (beyond != 0) {
-    add(Errc::kNotOwner, object, "it holds " + capability_names(beyond), "root can save it");
+    add(Errc::kNotOwner, object, "it holds " + capability_names(beyond), "run stasis with as many capabilities");
   } else if (observer_.yama_scope != 0) {
     add(Errc::kNotPermitted, object,
         fmt::format("sysctl kernel.yama.ptrace_scope is {}: only {} may trace it", observer_.yama_scope,

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/check.h"
+
+#include <fmt/format.h>
+#include <sys/utsname.h>
+
+#include <algorithm>
+#include <array>
+#include <iterator>
+
+#include "kernel/proc_dir.h"
+#include "resource/memory/memory_image.h"
+#include "resource/open_file/gather.h"
+#include "resource/task_obstacles/task_obstacles.h"
+
+namespace stasis {
+namespace {
+
+using kernel::FeatureState;
+using kernel::Need;
+
+// A restart needs one of these: the old pids here, or namespaces where they are free.
+constexpr std::array<std::string_view, 3> kWaysToPids = {"clone3_set_tid", "privileged_namespaces", "user_namespace"};
+
+bool all_there(const std::vector<FeatureState>& features, Need need) {
+  return std::ranges::all_of(features, [&](const FeatureState& f) { return f.available || f.feature->need != need; });
+}
+
+bool some_way_to_pids(const std::vector<FeatureState>& features) {
+  return std::ranges::any_of(features, [](const FeatureState& f) {
+    return f.available && std::ranges::find(kWaysToPids, f.feature->name) != kWaysToPids.end();
+  });
+}
+
+std::string_view need_name(Need need) {
+  switch (need) {
+    case Need::kCheckpoint:
+      return "checkpoint";
+    case Need::kRestart:
+      return "restart";
+    case Need::kSome:
+      return "some";
+    case Need::kFaster:
+      return "faster";
+  }
+  return "some";
+}
+
+// Bytes that would drive a terminal are shown as \xNN.
+std::string printable(std::string_view text) {
+  std::string result;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      result += fmt::format("\\x{:02x}", byte);
+    } else {
+      result += c;
+    }
+  }
+  return result;
+}
+
+std::string kernel_release() {
+  utsname names{};
+  if (::uname(&names) != 0) return "unknown";
+  return fmt::format("{} {}", names.release, names.machine);
+}
+
+void append(Obstacles& to, Obstacles from) { std::ranges::move(from, std::back_inserter(to)); }
+
+// Memory and files, of a process that we may look into.
+Result<void> add_contents(const kernel::ProcDir& proc, const CheckpointPolicy& policy, Obstacles& obstacles) {
+  append(obstacles, find_memory_obstacles(proc.pid(), STASIS_TRY(proc.smaps())));
+  const std::array handles{ProcessHandle{.proc = &proc}};
+  const OpenFileTable files = STASIS_TRY(gather_open_files(handles, Hold::kDont));
+  append(obstacles, collect_obstacles(files, policy));
+  return {};
+}
+
+}  // namespace
+
+bool KernelReport::can_save() const { return all_there(features, Need::kCheckpoint); }
+bool KernelReport::can_restart() const { return all_there(features, Need::kRestart) && some_way_to_pids(features); }
+
+KernelReport check_kernel() { return {.release = kernel_release(), .features = kernel::probe_features()}; }
+
+Result<ProcessReport> check_process(HostPid pid, const CheckpointPolicy& policy) {
+  const kernel::ProcDir proc = STASIS_TRY(kernel::ProcDir::open(pid));
+  const Observer observer = STASIS_TRY(Observer::here());
+  const TaskFacts facts = STASIS_TRY(look_at_task(proc, observer));
+  ProcessReport report{.pid = pid, .name = STASIS_TRY(proc.thread_comm(pid)), .obstacles = {}};
+  report.obstacles = find_task_obstacles(facts, observer);
+  if (facts.has_contents()) STASIS_TRY(add_contents(proc, policy, report.obstacles));
+  return report;
+}
+
+std::string to_text(const KernelReport& report) {
+  std::string text = fmt::format("Linux {}\n", report.release);
+  for (const FeatureState& state : report.features) {
+    text +=
+        fmt::format("  {:3} {:22} {}\n", state.available ? "yes" : "no", state.feature->name, state.feature->purpose);
+    if (!state.available) text += fmt::format("      {:22} {}; {}\n", "", state.why_not, state.feature->without);
+  }
+  text += fmt::format("Programs can {}be saved and {}be restarted here.\n", report.can_save() ? "" : "not ",
+                      report.can_restart() ? "" : "not ");
+  return text;
+}
+
+std::string to_text(const ProcessReport& report) {
+  const std::string who = fmt::format("process {} ({})", report.pid.value(), printable(report.name));
+  if (report.can_save()) return who + " can be saved\n";
+  std::string text = who + " can't be saved:\n";
+  for (const Obstacle& obstacle : report.obstacles) {
+    text += "  " + printable(obstacle.to_string()) + "\n";
+    if (!obstacle.help.empty()) text += "      " + printable(obstacle.help) + "\n";
+  }
+  return text;
+}
+
+nlohmann::ordered_json to_json(const KernelReport& report) {
+  nlohmann::ordered_json features = nlohmann::ordered_json::array();
+  for (const FeatureState& state : report.features) {
+    features.push_back({{"name", state.feature->name},
+                        {"available", state.available},
+                        {"need", need_name(state.feature->need)},
+                        {"purpose", state.feature->purpose},
+                        {"without", state.feature->without},
+                        {"why_not", state.why_not}});
+  }
+  return {{"kernel", report.release},
+          {"can_save", report.can_save()},
+          {"can_restart", report.can_restart()},
+          {"features", std::move(features)}};
+}
+
+nlohmann::ordered_json to_json(const ProcessReport& report) {
+  nlohmann::ordered_json obstacles = nlohmann::ordered_json::array();
+  for (const Obstacle& obstacle : report.obstacles) {
+    nlohmann::ordered_json row{{"error", errc_info(obstacle.code).name},
+                               {"code", static_cast<int>(obstacle.code)},
+                               {"pid", obstacle.pid.value()}};
+    if (obstacle.fd >= 0) row["fd"] = obstacle.fd;
+    row["object"] = obstacle.object;
+    row["why"] = obstacle.why;
+    row["help"] = obstacle.help;
+    obstacles.push_back(std::move(row));
+  }
+  return {{"pid", report.pid.value()},
+          {"name", report.name},
+          {"can_save", report.can_save()},
+          {"obstacles", std::move(obstacles)}};
+}
+
+}  // namespace stasis

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/check.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "resource/testing/child.h"
+
+namespace stasis {
+namespace {
+
+using testing::Child;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+ProcessReport check(HostPid pid) {
+  auto report = check_process(pid, CheckpointPolicy{});
+  EXPECT_TRUE(report) << report.error().to_string();
+  return report ? *report : ProcessReport{};
+}
+
+bool names(const ProcessReport& report, std::string_view text) {
+  for (const Obstacle& obstacle : report.obstacles) {
+    if (obstacle.to_string().find(text) != std::string::npos) return true;
+  }
+  return false;
+}
+
+// A child that has nothing open but /dev/null, and no more than that in common with the test.
+class BareChild {
+ public:
+  BareChild() {
+    int done[2];
+    EXPECT_EQ(::pipe(done), 0);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      const int null = ::open("/dev/null", O_RDWR);
+      for (const int standard : {0, 1, 2}) ::dup2(null, standard);
+      ::close_range(3, ~0U, 0);
+      for (;;) ::pause();
+    }
+    ::close(done[1]);
+    char nothing = 0;
+    EXPECT_EQ(::read(done[0], &nothing, 1), 0);  // the end: the child has closed it
+    ::close(done[0]);
+  }
+  ~BareChild() {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  HostPid pid() const { return HostPid(pid_); }
+
+ private:
+  pid_t pid_ = -1;
+};
+
+TEST(CheckProcess, AnOrdinaryProcessCanBeSaved) {
+  BareChild plain;
+  const ProcessReport report = check(plain.pid());
+  EXPECT_TRUE(report.can_save()) << to_text(report);
+  EXPECT_EQ(report.pid, plain.pid());
+  EXPECT_THAT(to_text(report), HasSubstr("can be saved"));
+}
+
+TEST(CheckProcess, ListsObstaclesOfStateMemoryAndFilesTogether) {
+  Child odd([] {
+    void* const shared = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    const int unusual = ::inotify_init1(0);
+    return shared != MAP_FAILED && unusual >= 0 && ::dup2(unusual, 200) == 200 && ::unshare(CLONE_NEWUTS) == 0;
+  });
+  if (!odd.ready()) GTEST_SKIP() << "namespaces are not permitted here";
+  const ProcessReport report = check(odd.pid());
+  EXPECT_FALSE(report.can_save());
+  EXPECT_TRUE(names(report, "uts"));
+  EXPECT_TRUE(names(report, "mapping"));
+  EXPECT_TRUE(names(report, "inotify"));
+}
+
+TEST(CheckProcess, LeavesTheProcessAlone) {
+  Child plain;
+  check(plain.pid());
+  const auto proc = kernel::ProcDir::open(plain.pid());
+  EXPECT_EQ(proc->status()->tracer_pid, 0);
+  EXPECT_EQ(proc->status()->state, 'S');
+}
+
+TEST(CheckProcess, AZombieIsOneObstacle) {
+  const pid_t pid = ::fork();
+  if (pid == 0) ::_exit(0);
+  siginfo_t info{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOWAIT), 0);
+  EXPECT_EQ(check(HostPid(pid)).obstacles.size(), 1u);
+  ::waitpid(pid, nullptr, 0);
+}
+
+TEST(CheckProcess, ThatDoesNotExistIsAnError) {
+  const pid_t pid = ::fork();
+  if (pid == 0) ::_exit(0);
+  ::waitpid(pid, nullptr, 0);
+  EXPECT_EQ(check_process(HostPid(pid), {}).error().code(), Errc::kNoSuchProcess);
+}
+
+TEST(CheckReport, ShowsNoControlCharactersOfForeignNames) {
+  const ProcessReport report{
+      .pid = HostPid(7),
+      .name = "a\x1b[2Jb",
+      .obstacles = {{.pid = HostPid(7), .fd = 3, .object = "/tmp/\n\x07", .why = "it is odd", .help = "rename it"}}};
+  const std::string text = to_text(report);
+  EXPECT_THAT(text, Not(HasSubstr("\x1b")));
+  EXPECT_THAT(text, Not(HasSubstr("\x07")));
+  EXPECT_THAT(text, HasSubstr("process 7 (a\\x1b[2Jb) can't be saved"));
+  EXPECT_THAT(text, HasSubstr("fd 3"));
+  EXPECT_THAT(text, HasSubstr("rename it"));
+  const auto json = to_json(report);
+  EXPECT_EQ(json["can_save"], false);
+  EXPECT_EQ(json["obstacles"][0]["fd"], 3);
+  EXPECT_EQ(json["obstacles"][0]["error"], "unsupported_object");
+}
+
+TEST(CheckReport, VerdictFollowsFromTheFeaturesThatAreMissing) {
+  KernelReport report{.release = "1.0", .features = {}};
+  for (const kernel::Feature& feature : kernel::features()) report.features.push_back({&feature, true, ""});
+  EXPECT_TRUE(report.can_save() && report.can_restart());
+  auto without = [&](std::initializer_list<std::string_view> missing) {
+    KernelReport less = report;
+    for (auto& state : less.features) {
+      if (std::ranges::find(missing, state.feature->name) != missing.end()) state.available = false;
+    }
+    return less;
+  };
+  EXPECT_FALSE(without({"ptrace"}).can_save());
+  EXPECT_FALSE(without({"set_mm_map"}).can_restart());
+  EXPECT_TRUE(without({"clone3_set_tid", "user_namespace"}).can_restart());
+  EXPECT_FALSE(without({"clone3_set_tid", "user_namespace", "privileged_namespaces"}).can_restart());
+  EXPECT_TRUE(without({"pagemap_scan"}).can_save());
+  EXPECT_THAT(to_text(without({"ptrace"})), HasSubstr("can not be saved"));
+}
+
+TEST(CheckKernel, ReportsEveryFeatureOfTheTable) {
+  const KernelReport report = check_kernel();
+  EXPECT_EQ(report.features.size(), kernel::features().size());
+  EXPECT_EQ(to_json(report)["features"].size(), kernel::features().size());
+  EXPECT_FALSE(report.release.empty());
+}
+
+}  // namespace
+}  // namespace stasis
