@@ -39,6 +39,10 @@ enum class RecordType : std::uint32_t {
   kPipe = 65,
   kPipeEnd = 66,
   kExternal = 67,
+  kEventFd = 68,
+  kTimerFd = 69,
+  kSignalFd = 70,
+  kEpoll = 71,
 };
 
 // "type 70" or "type 70 (ignorable)", for messages.

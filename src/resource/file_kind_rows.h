@@ -5,17 +5,19 @@
 #include <algorithm>
 #include <array>
 
+#include "resource/epoll/epoll.h"
+#include "resource/event_fd/event_fd.h"
 #include "resource/external_stream/external_stream.h"
 #include "resource/pipe/pipe.h"
 #include "resource/regular_file/path_file.h"
+#include "resource/signal_fd/signal_fd.h"
+#include "resource/timer_fd/timer_fd.h"
 
 namespace stasis {
 
 // The first that claims a file has it.
 inline constexpr std::array kFileKinds = {
-    kPathFileKind,
-    kExternalKind,
-    kPipeEndKind,
+    kPathFileKind, kExternalKind, kPipeEndKind, kEventFdKind, kTimerFdKind, kSignalFdKind, kEpollKind,
 };
 
 constexpr bool is_complete(const FileKind& kind) {

@@ -42,9 +42,9 @@ constexpr auto kBorrowedTable = [] {
   return table;
 }();
 
-constexpr auto kRecords =
-    record_registry<TreeRecord, ProcessRecord, ThreadRecord, MemoryRecord, SighandRecord, FileTableRecord, FsRecord,
-                    PathFileRecord, PipeRecord, PipeEndRecord, ExternalRecord>();
+constexpr auto kRecords = record_registry<TreeRecord, ProcessRecord, ThreadRecord, MemoryRecord, SighandRecord,
+                                          FileTableRecord, FsRecord, PathFileRecord, PipeRecord, PipeEndRecord,
+                                          ExternalRecord, EventFdRecord, TimerFdRecord, SignalFdRecord, EpollRecord>();
 
 }  // namespace
 
