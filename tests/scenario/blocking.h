@@ -24,6 +24,7 @@ struct BlockingCall {
   pthread_t thread{};
   std::atomic<pid_t> tid = 0;
   std::atomic<bool> returned = false;
+  bool released = false;
   long result = 0;
   int error = 0;
 };
@@ -48,14 +49,10 @@ class BlockingCalls {
 
   // None has returned; then each is released in its turn and returns rightly.
   void check_and_release() {
-    bool all_there = true;
-    for (const BlockingCall& call : calls_)
-      all_there = CHECK(!call.returned, "%s returned %ld (%s) although nothing happened", call.name.c_str(),
-                        call.result, std::strerror(call.error)) &&
-                  all_there;
-    if (!all_there) return;  // a release would wait for a call that is not there
+    if (!all_there()) return;  // a release would wait for a call that is not there
     for (BlockingCall& call : calls_) {
       if (!call.release) continue;
+      call.released = true;
       call.release();
       pthread_join(call.thread, nullptr);
       CHECK(call.right(call.result, call.error), "%s: released, it returned %ld (%s)", call.name.c_str(), call.result,
@@ -66,6 +63,20 @@ class BlockingCalls {
   std::size_t size() const { return calls_.size(); }
 
  private:
+  // Has no call returned that was not released? Each thread is waited for until it is asleep or has returned, as a
+  // thread that was restarted just now may not have run yet.
+  bool all_there() {
+    bool there = true;
+    for (BlockingCall& call : calls_) {
+      if (call.released) continue;
+      while (!call.returned && !asleep(call)) pause_ms(1);
+      there = CHECK(!call.returned, "%s returned %ld (%s) although nothing happened", call.name.c_str(), call.result,
+                    std::strerror(call.error)) &&
+              there;
+    }
+    return there;
+  }
+
   static void* run(void* argument) {
     auto& call = *static_cast<BlockingCall*>(argument);
     call.tid = static_cast<pid_t>(syscall(SYS_gettid));
@@ -76,10 +87,12 @@ class BlockingCalls {
     return nullptr;
   }
 
-  // Is its thread asleep inside a system call other than the start of the thread?
   static bool sleeps(const BlockingCall& call) {
     if (call.returned) broken_setup((call.name + " returned at once").c_str(), __FILE__, __LINE__);
-    if (call.tid == 0) return false;
+    return call.tid != 0 && asleep(call);
+  }
+
+  static bool asleep(const BlockingCall& call) {
     char text[512] = "";
     const int fd = open(("/proc/self/task/" + std::to_string(call.tid) + "/stat").c_str(), O_RDONLY | O_CLOEXEC);
     const ssize_t got = read(fd, text, sizeof text - 1);

@@ -205,10 +205,11 @@ void with_advice() {
   } else {
     scenario::skip_part("MADV_GUARD_INSTALL");
   }
-  // A mapping that grows down, as a stack of old would.
+  // A mapping that grows down, as a stack of old would. The kernel puts nothing into the 256 pages below it; what lies
+  // below them stays reserved.
   auto* hole =
       static_cast<unsigned char*>(SETUP(mmap(nullptr, 1024 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
-  munmap(hole, 1024 * page);
+  munmap(hole + 744 * page, 264 * page);
   void* grows = mmap(hole + 1000 * page, 8 * page, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE, -1, 0);
   if (grows != MAP_FAILED) {

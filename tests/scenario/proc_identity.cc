@@ -71,7 +71,7 @@ void whole(Snapshot& snapshot, const char* name) { append(add(snapshot, name), r
 
 // Lines for which `wanted` is true.
 template <class Wanted>
-void lines(Snapshot& snapshot, const char* name, Wanted wanted) {
+Entry& lines(Snapshot& snapshot, const char* name, Wanted wanted) {
   Entry& entry = add(snapshot, name);
   std::string_view rest = read_whole(name);
   while (!rest.empty()) {
@@ -80,12 +80,14 @@ void lines(Snapshot& snapshot, const char* name, Wanted wanted) {
     append(entry, line);
     append(entry, "\n");
   }
+  return entry;
 }
 
-void link_target(Snapshot& snapshot, const char* name) {
+Entry& link_target(Snapshot& snapshot, const char* name) {
   Entry& entry = add(snapshot, name);
   const ssize_t got = readlink(name, entry.text.data(), entry.text.size());
   entry.bytes = got < 0 ? 0 : static_cast<std::size_t>(got);
+  return entry;
 }
 
 // The fields of stat that describe the memory map and the terminal-independent ids of scheduling.
@@ -124,9 +126,13 @@ void take_fd(Snapshot& snapshot, const char* number) {
   std::array<char, 64> name{};
   std::snprintf(name.data(), name.size(), "/proc/self/fdinfo/%s", number);
   // Another mount namespace has other mount ids.
-  lines(snapshot, name.data(), [](std::string_view line) { return !line.starts_with("mnt_id"); });
+  Entry& info = lines(snapshot, name.data(), [](std::string_view line) { return !line.starts_with("mnt_id"); });
   std::snprintf(name.data(), name.size(), "/proc/self/fd/%s", number);
-  link_target(snapshot, name.data());
+  Entry& target = link_target(snapshot, name.data());
+  if (!target.view().starts_with("pipe:")) return;
+  // The kernel numbers a new pipe anew.
+  target.bytes = 5;
+  info.bytes = std::min(info.bytes, info.view().find("ino:"));
 }
 
 void take_task(Snapshot& snapshot, const char* number) {
