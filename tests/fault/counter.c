@@ -131,7 +131,9 @@ int main(int argc, char** argv) {
   struct timespec tick = {0, 20000000};
   nanosleep(&tick, NULL);  // the threads have their stacks and heaps
   look();
-  const struct view first = look();
+  struct view first = look();
+  // Where Stasis itself is killed, a mapping of its gate may stay: counted, but no harm to the program.
+  const int gate_may_stay = argc > 2 && strcmp(argv[2], "gate-may-stay") == 0;
   tick.tv_nsec = 1000000;
   for (uint64_t round = 0;; round++) {
     for (size_t i = 0; i < kBytes / sizeof *memory; i += 64) {
@@ -139,6 +141,7 @@ int main(int argc, char** argv) {
       memory[i] = i * (round + 1);
     }
     const struct view now = look();
+    if (now.maps != first.maps && gate_may_stay) first.maps = now.maps;
     if (now.maps != first.maps) wrong("mappings", (long)now.maps, (long)first.maps);
     expect("descriptors", now.descriptors, first.descriptors);
     expect("blocked signals", now.blocked, first.blocked);

@@ -255,7 +255,7 @@ def start_checkpoint(lab, target):
 
 def killed_checkpoint(lab, options):
     """kill -9 of Stasis at random moments: the target goes on; only the few calls before the gate stands may lose it."""
-    target = Target(lab)
+    target = Target(lab, "gate-may-stay")
     duration = typical_duration(lab, target)
     generator = random.Random()
     rounds, lost = (1000, 0) if options.long else (40, 0)
@@ -276,7 +276,7 @@ def killed_checkpoint(lab, options):
                 raise
             lost += 1
             print(f"lost in round {number}: status {target.process.returncode}; {failure}")
-            target = Target(lab)
+            target = Target(lab, "gate-may-stay")
         image = lab.dir / "image"
         if image.exists():
             lab.must("verify", image)
