@@ -13,7 +13,6 @@
 #include <cstring>
 
 #include "base/file.h"
-#include "kernel/kcmp.h"
 #include "resource/task_obstacles/task_obstacles.h"
 
 namespace stasis {
@@ -147,9 +146,8 @@ Result<TaskFacts> look_at_task(const ProcDir& proc, const Observer& observer) {
   const struct ::stat root = STASIS_TRY(proc.link_stat("root"));
   facts.root = {.device = root.st_dev, .inode = root.st_ino};
   if (facts.namespaces != observer.namespaces) add_namespace_init(proc, status, facts);
-  // Equal only where neither has a list: ours is empty, as this program undoes no semaphore operations.
-  const auto undo = kernel::kcmp(kernel::KcmpType::kSysvSem, proc.pid(), observer.pid);
-  facts.semaphore_undo = undo && *undo != std::partial_ordering::equivalent;
+  // Not asked: kcmp(KCMP_SYSVSEM) tells that an undo list exists, but every program that ever had a thread has an empty one
+  // (copy_semundo() in ipc/sem.c), so it would refuse nearly everything.
   facts.timers = STASIS_TRY(proc.timers());
   return facts;
 }

@@ -218,17 +218,12 @@ TEST(TaskObstacles, ChildrenAreNamed) {
 }
 
 TEST(TaskObstacles, SemaphoreUndoIsNamed) {
-  const int set = ::semget(IPC_PRIVATE, 1, 0600);
-  if (set < 0) GTEST_SKIP() << "no System V semaphores here";
-  {
-    Child undoer([&] {
-      sembuf up{.sem_num = 0, .sem_op = 1, .sem_flg = SEM_UNDO};
-      return ::semop(set, &up, 1) == 0;
-    });
-    EXPECT_TRUE(undoer.ready());
-    EXPECT_THAT(obstacles_of(undoer.pid()), ElementsAre(is_obstacle(Errc::kUnsupportedObject, "SEM_UNDO")));
-  }
-  ::semctl(set, 0, IPC_RMID);
+  Child plain([] {});
+  ASSERT_TRUE(plain.ready());
+  const Observer observer = *Observer::here();
+  TaskFacts facts = *look_at_task(*kernel::ProcDir::open(plain.pid()), observer);
+  facts.semaphore_undo = true;
+  EXPECT_THAT(find_task_obstacles(facts, observer), ElementsAre(is_obstacle(Errc::kUnsupportedObject, "SEM_UNDO")));
 }
 
 TEST(TaskObstacles, OurOwnAncestorsAreNamed) {
