@@ -218,8 +218,7 @@ TEST(TaskObstacles, ChildrenAreNamed) {
 }
 
 TEST(TaskObstacles, SemaphoreUndoIsNamed) {
-  Child plain([] {});
-  ASSERT_TRUE(plain.ready());
+  Child plain;
   const Observer observer = *Observer::here();
   TaskFacts facts = *look_at_task(*kernel::ProcDir::open(plain.pid()), observer);
   facts.semaphore_undo = true;
