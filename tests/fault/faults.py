@@ -27,7 +27,9 @@ class Target:
         self.lab = lab
         for name in ("count", "wrong", "stop"):
             (lab.dir / name).unlink(missing_ok=True)
-        self.process = lab.start([lab.install(lab.program), lab.dir, *words])
+        # Its streams lead nowhere: a log shared with others would grow between checkpoint and restart.
+        self.process = lab.start([lab.install(lab.program), lab.dir, *words], stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL)
         self.pid = self.process.pid
         self.goes_on()
 
@@ -326,10 +328,15 @@ def interrupted_restart(lab, options):
         time.sleep(generator.uniform(0, duration))
         restart.send_signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
         lab.wait_exit(restart, "the interrupted restart")
-        # Killed after it has let the program go, the foreground waiter leaves the program to itself.
-        for pid in descendants():
-            if "counter" in proc_text(pid, "comm"):
-                os.kill(pid, signal.SIGKILL)
+        # Killed after it has let the program go, the foreground waiter leaves the program to itself: what is left may be
+        # the program, whole, and nothing else.
+        def only_the_program():
+            lab.reap()
+            for pid in descendants():
+                if proc_text(pid, "comm") == "counter":
+                    os.kill(pid, signal.SIGKILL)
+            return not descendants()
+        lab.wait_for(only_the_program, f"end of everything after signal number {number}")
         nothing_left(lab, set(), f"signal number {number}")
     restart_runs(lab, image)
 
@@ -375,7 +382,7 @@ def small_tmpfs(lab, size, *more):
 
 
 def no_space(lab, _options):
-    place = small_tmpfs(lab, "64k")
+    place = small_tmpfs(lab, "16k")
     try:
         target = Target(lab)
         for words in ((), ("--kill",), ("--compress", "zstd"), ("--compress", "lz4")):

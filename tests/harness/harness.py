@@ -36,8 +36,8 @@ def descendants(root=None):
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError):
-                with open(f"/proc/{entry}/stat") as file:
-                    children.setdefault(int(file.read().rsplit(")", 1)[1].split()[1]), []).append(int(entry))
+                with open(f"/proc/{entry}/stat", "rb") as file:
+                    children.setdefault(int(file.read().rsplit(b")", 1)[1].split()[1]), []).append(int(entry))
     found, queue = [], [root or os.getpid()]
     while queue:
         below = children.get(queue.pop(), [])
