@@ -2,6 +2,7 @@
 #include "engine/init_channel.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -76,8 +77,15 @@ void InitChannel::send_end(const ProgramEnd& end) {
 
 void InitChannel::await_go() { receive(socket_.get(), 0); }
 
-Result<RestartReport> InitChannel::await_running() {
-  const auto message = receive(socket_.get(), 0);
+Result<RestartReport> InitChannel::await_running(const std::atomic<bool>* cancelled) {
+  std::optional<Message> message;
+  pollfd wanted{.fd = socket_.get(), .events = POLLIN, .revents = 0};
+  constexpr int kTick = 50;  // ms: a signal may come right before the wait
+  while (::poll(&wanted, 1, kTick) <= 0) {
+    if (cancelled && cancelled->load(std::memory_order_relaxed))
+      return Error(Errc::kInterrupted, "interrupted by a signal");
+  }
+  message = receive(socket_.get(), 0);
   if (!message) return Error(Errc::kTargetLost, "process 1 of the new pid namespace ended unexpectedly");
   if (message->what == What::kFailure) {
     return Error(message->code, std::string(message->text)).with_help(message->help);

@@ -23,7 +23,8 @@ class InitChannel {
   void await_go();
 
   // The restart command.
-  Result<RestartReport> await_running();
+  // Errc::kInterrupted once `cancelled` (may be null) is set.
+  Result<RestartReport> await_running(const std::atomic<bool>* cancelled);
   void send_go();
   // From here on this process gets the signal whenever a message comes.
   void announce_by(int signal);

@@ -49,7 +49,7 @@ class ProcessImage {
 
   kernel::ProcDir proc_;
   std::vector<kernel::Vma> vmas_;
-  bool small_ = false;                  // smaps is cheap: read anew in the freeze
+  bool small_ = false;  // smaps is cheap: read anew in the freeze
   Gadgets gadgets_;
   WaitTimes waits_;
   std::unique_ptr<TracedProcess> traced_;

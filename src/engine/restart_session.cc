@@ -63,6 +63,7 @@ class RestartSession {
   Result<bool> needs_namespace() const;
   Result<std::optional<kernel::TimeShift>> time_shift() const;
   RestartTreeRequest tree_request();
+  void pass_on_early_signal(HostPid receiver) const;
   Result<ProgramEnd> run_here();
   Result<ProgramEnd> run_in_namespaces(std::optional<kernel::TimeShift> shift);
   [[noreturn]] void be_init(InitChannel channel);
@@ -153,6 +154,11 @@ Result<void> RestartSession::write_pidfile(HostPid root) const {
   return write_full(fd.get(), std::as_bytes(std::span(text)));
 }
 
+// A signal to end that came when the restart could no longer be given up: it is the program's.
+void RestartSession::pass_on_early_signal(HostPid receiver) const {
+  if (request_.cancelled && request_.cancelled->load(std::memory_order_relaxed)) ::kill(receiver.value(), SIGTERM);
+}
+
 Result<ProgramEnd> RestartSession::run_here() {
   RestartTreeRequest tree = tree_request();
   Result<void> pidfile;
@@ -165,6 +171,7 @@ Result<ProgramEnd> RestartSession::run_here() {
   const RestoredTree restored = STASIS_TRY(restart_tree(*image_, tree));
   STASIS_TRY(pidfile);
   if (request_.detach == Detach::kYes) return ProgramEnd{};
+  pass_on_early_signal(restored.root);
   const auto end = wait_for(restored.root, [&](HostPid child, int status) -> std::optional<ProgramEnd> {
     if (child != restored.root) return std::nullopt;
     return program_end(status);
@@ -222,7 +229,9 @@ void RestartSession::be_init(InitChannel channel) {
 }
 
 Result<ProgramEnd> RestartSession::stand_by(const kernel::ProcDir& proc, InitChannel& channel) {
-  const auto news = STASIS_TRY(channel.await_running());
+  auto waited = channel.await_running(request_.cancelled);
+  if (!waited && waited.error().code() == Errc::kInterrupted) ::kill(proc.pid().value(), SIGKILL);
+  const auto news = STASIS_TRY(std::move(waited));
   hold_signals();
   const auto children = STASIS_TRY(proc.children());
   const HostPid root = children.empty() ? HostPid(0) : children.front();
@@ -232,6 +241,7 @@ Result<ProgramEnd> RestartSession::stand_by(const kernel::ProcDir& proc, InitCha
   STASIS_TRY(std::move(pidfile));
   if (request_.detach == Detach::kYes) return ProgramEnd{};
   channel.announce_by(SIGCHLD);
+  pass_on_early_signal(proc.pid());
   const auto nothing = [](HostPid, int) -> std::optional<ProgramEnd> { return std::nullopt; };
   if (const auto end = wait_for(proc.pid(), nothing, [&] { return channel.take_end(); })) return *end;
   if (const auto end = channel.take_end()) return *end;

@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -83,10 +84,13 @@ NewProcess::NewProcess(NewProcess&& other) noexcept
 NewProcess::~NewProcess() {
   if (released_) return;
   ::kill(pid_.value(), SIGKILL);
-  for (TracedThread& thread : threads_) {
-    if (thread.tid() != pid_) thread.wait_gone();
+  // Whatever was made of it, threads that we never came to know included: the leader is reported last.
+  for (;;) {
+    int status = 0;
+    const pid_t child = ::waitpid(-1, &status, __WALL);
+    if (child < 0 && errno == EINTR) continue;
+    if (child < 0 || (child == pid_.value() && !WIFSTOPPED(status))) return;
   }
-  if (!threads_.empty()) leader().wait_gone();
 }
 
 Result<NewProcess> NewProcess::create(const RestartGate& gate, std::int32_t pid, int report_signal,
