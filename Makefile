@@ -59,7 +59,7 @@ asan tsan:
 	@$(call setup,build test)
 	@$(call configure,$@)
 	cmake --build build-$@ --parallel $(JOBS)
-	ctest --test-dir build-$@ -L 'unit|image|fuzz' --output-on-failure --parallel $(JOBS) --timeout 600
+	ctest --test-dir build-$@ -L 'unit|image|stress|fuzz' --output-on-failure --parallel $(JOBS) --timeout 600
 
 clean:
 	rm -rf build build-*

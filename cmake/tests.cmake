@@ -20,7 +20,7 @@ add_test(NAME errors_doc COMMAND sh -c "$<TARGET_FILE:errors_doc> | diff -u ${CM
 set_tests_properties(errors_doc PROPERTIES LABELS doc)
 
 # Programs that run the command itself; under a sanitizer only the layers' own tests are of use.
-set(areas image)
+set(areas image stress)
 if(NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize")
   list(APPEND areas scenario real fault)
   add_test(NAME install COMMAND ${CMAKE_SOURCE_DIR}/tests/install/test_install.sh ${CMAKE_BINARY_DIR})
