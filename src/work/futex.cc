@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// The one kind of system call that the standard library's part of Stasis makes itself: it must build without
+// src/kernel.
 #include "work/futex.h"
 
 #include <linux/futex.h>
@@ -13,21 +15,25 @@ namespace {
 constexpr int kSpins = 40;
 constexpr std::int64_t kNsPerSecond = 1'000'000'000;
 
+long futex(std::atomic<std::uint32_t>& word, int operation, std::uint32_t value, const timespec* time) noexcept {
+  return ::syscall(SYS_futex, &word, operation, value, time, nullptr, FUTEX_BITSET_MATCH_ANY);  // layers: allow futex
+}
+
 }  // namespace
 
 void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected) noexcept {
-  ::syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, expected, nullptr, nullptr, 0);
+  (void)futex(word, FUTEX_WAIT_PRIVATE, expected, nullptr);
 }
 
 void futex_wait_until(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::int64_t deadline_ns) noexcept {
   if (deadline_ns < 0) deadline_ns = 0;
   const timespec deadline{.tv_sec = deadline_ns / kNsPerSecond, .tv_nsec = deadline_ns % kNsPerSecond};
   // The BITSET form, unlike FUTEX_WAIT, takes an absolute time.
-  ::syscall(SYS_futex, &word, FUTEX_WAIT_BITSET_PRIVATE, expected, &deadline, nullptr, FUTEX_BITSET_MATCH_ANY);
+  (void)futex(word, FUTEX_WAIT_BITSET_PRIVATE, expected, &deadline);
 }
 
 void futex_wake(std::atomic<std::uint32_t>& word, int count) noexcept {
-  ::syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
+  (void)futex(word, FUTEX_WAKE_PRIVATE, static_cast<std::uint32_t>(count), nullptr);
 }
 
 void FutexLock::lock_slow() noexcept {

@@ -5,6 +5,8 @@
 
 #include <cerrno>
 #include <csignal>
+#include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <new>
 
@@ -57,18 +59,23 @@ Result<pthread_t> start_thread(const ThreadOptions& options, void (*main)(void*)
     sigset_t before;
     sigfillset(&all);
     for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) sigdelset(&all, fault);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    (void)::pthread_sigmask(SIG_SETMASK, &all, &before);
     error = ::pthread_create(&thread, &attributes, enter, start.get());
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    (void)::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
   ::pthread_attr_destroy(&attributes);
   if (error != 0) return failure(error, options);
-  (void)start.release();  // the thread's now
+  (void)start.release();  // NOLINT(bugprone-unused-return-value): the thread's now
   return thread;
 } catch (const std::bad_alloc&) {
   return Error(Errc::kNoMemory, "no memory for a thread");
 }
 
-void join_thread(pthread_t thread) noexcept { (void)::pthread_join(thread, nullptr); }
+void join_thread(pthread_t thread) noexcept {
+  if (::pthread_join(thread, nullptr) != EDEADLK) return;
+  // What the caller does next is to free the memory that this thread runs on.
+  std::fputs("stasis: a worker or work queue was destroyed by one of its own works\n", stderr);
+  std::abort();
+}
 
 }  // namespace stasis::detail

@@ -460,6 +460,17 @@ TEST(Worker, AForkedChildDoesNotHang) {
   EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
+TEST(WorkerDeathTest, DestructionByItsOwnWorkIsNotSilent) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_DEATH(
+      {
+        auto worker = make_worker();
+        ASSERT_TRUE(worker->post([&] { worker.reset(); }));
+        for (;;) ::pause();
+      },
+      "by one of its own works");
+}
+
 TEST(ManualClock, AdvancingTwiceBeforeTheSleeperRunsDoesNotLoseTheWakeUp) {
   ManualClock clock;
   for (int i = 0; i < 500; ++i) {
