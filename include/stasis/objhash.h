@@ -22,6 +22,7 @@
 // Source: checkpoint/objhash.c of checkpoint/restart v16-v23 for Linux; doc/deferred-work.md lists what differs.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -29,6 +30,10 @@
 #include <span>
 #include <type_traits>
 #include <utility>
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "stasis/objref.h"
 #include "stasis/result.h"
@@ -87,11 +92,14 @@ class ObjHash {
     return lookup(to_key(object), type);
   }
   Result<ObjRef> lookup(std::uint64_t key, ObjType type) const {
-    const Slot& slot = find_slot(key);
-    if (slot.type == type && slot.ref != 0) [[likely]]
-      return ObjRef(slot.ref);
-    if (slot.ref == 0 && find_ops(type) != nullptr) return ObjRef();
-    return lookup_error(slot, type);
+    const Place place = find_key(key);
+    if (place.line != nullptr) {
+      if (place.type() == type) [[likely]]
+        return place.ref();
+    } else if (find_ops(type) != nullptr) [[likely]] {
+      return ObjRef();
+    }
+    return lookup_error(place, type);
   }
 
   // The same, but an absent object is added: grabbed and given the next free objref (1, 2, 3...). A grab that fails
@@ -162,12 +170,24 @@ class ObjHash {
   Result<void> expect(std::size_t objects);
 
  private:
-  // Open addressing with linear probing; ref 0 marks a free slot. An address never leaves this class, as slots move.
-  struct Slot {
-    std::uint64_t key;
-    std::int32_t ref;
-    ObjType type;
-    std::uint16_t flags;
+  // Open addressing in lines of four slots, a cache line each, filled from the front; ref 0 marks a free slot, whose
+  // key is 0. The halves of the keys lie apart, so that the lower ones can be compared in one instruction.
+  struct alignas(64) Line {
+    std::uint32_t low[4];
+    std::uint32_t high[4];
+    std::int32_t ref[4];
+    struct {
+      ObjType type;
+      std::uint16_t flags;
+    } about[4];
+  };
+  // Where a key is. Never leaves this class, as slots move.
+  struct Place {
+    Line* line;  // null: nowhere
+    unsigned slot;
+    ObjRef ref() const noexcept { return ObjRef(line->ref[slot]); }
+    ObjType type() const noexcept { return line->about[slot].type; }
+    std::uint16_t& flags() const noexcept { return line->about[slot].flags; }
   };
   // Indexed by objref. state 0: there is none.
   struct Object {
@@ -191,11 +211,33 @@ class ObjHash {
     const Wide product = static_cast<Wide>(key ^ seed) * 0x9e37'79b9'7f4a'7c15;
     return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64);
   }
-  // The slot that holds `key`, or else the free one where it belongs.
-  Slot& find_slot(std::uint64_t key) const noexcept {
-    std::size_t i = hash(key, seed_) >> shift_;
-    while (slots_[i].ref != 0 && slots_[i].key != key) i = (i + 1) & mask_;
-    return slots_[i];
+  // A bit for each slot of the line whose key has this lower half.
+  static unsigned match_low(const Line& line, std::uint32_t low) noexcept {
+#ifdef __SSE2__
+    const __m128i equal = _mm_cmpeq_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(line.low)),
+                                          _mm_set1_epi32(static_cast<int>(low)));
+    return static_cast<unsigned>(_mm_movemask_ps(_mm_castsi128_ps(equal)));
+#else
+    unsigned match = 0;
+    for (unsigned i = 0; i < 4; ++i) match |= static_cast<unsigned>(line.low[i] == low) << i;
+    return match;
+#endif
+  }
+  // Which slot of a line holds the key can't be predicted, so that is found without a branch; that it is in the first
+  // line can.
+  Place find_key(std::uint64_t key) const noexcept {
+    if (key == 0) [[unlikely]]
+      return find_zero();
+    const auto low = static_cast<std::uint32_t>(key), high = static_cast<std::uint32_t>(key >> 32);
+    for (std::size_t i = hash(key, seed_) >> shift_;; i = (i + 1) & mask_) {
+      Line& line = lines_[i];
+      for (unsigned match = match_low(line, low); match != 0; match &= match - 1) {
+        const auto slot = static_cast<unsigned>(std::countr_zero(match));
+        if (line.high[slot] == high) [[likely]]
+          return {&line, slot};
+      }
+      if (line.ref[3] == 0) return {nullptr, 0};
+    }
   }
   const Object* find_object(ObjRef ref) const noexcept {
     const auto i = static_cast<std::uint32_t>(ref.value());
@@ -210,7 +252,7 @@ class ObjHash {
   }
 
   static Error null_object();
-  Error lookup_error(const Slot& slot, ObjType type) const;
+  Error lookup_error(Place place, ObjType type) const;
   Error fetch_error(const Object* object, ObjRef ref, ObjType type) const;
   Error unknown_type(ObjType type) const;
   const ObjOps* search_ops(ObjType type) const noexcept;
@@ -223,17 +265,20 @@ class ObjHash {
   Result<Added> add_after_nested(std::uint64_t key, const ObjOps& ops);
   Result<ObjRef> next_ref();
   Result<void> make_room(ObjRef ref);
+  Place find_zero() const noexcept;
+  void store_key(std::uint64_t key, ObjRef ref, ObjType type, std::uint16_t flags) noexcept;
+  void store_near(std::uint64_t key, ObjRef ref, ObjType type, std::uint16_t state) noexcept;
   Result<void> store(std::uint64_t key, ObjRef ref, ObjType type);
   Result<void> store_object(std::uint64_t key, ObjRef ref, ObjType type, std::uint16_t state);
-  Result<void> grow_slots(std::size_t capacity);
+  Result<void> grow_lines(std::size_t lines);
   Result<void> grow_objects(std::size_t capacity);
   bool is_near(ObjRef ref) const noexcept;
   void reset() noexcept;
   std::move_only_function<void()> detach() noexcept;
 
-  static const Slot kNoSlots[2];
+  static const Line kNoLines[2];
 
-  Slot* slots_;  // never null: kNoSlots at first
+  Line* lines_;  // never null: kNoLines at first
   std::size_t mask_;
   unsigned shift_;
   std::uint32_t dense_ = 0;  // objrefs below it are in objects_

@@ -146,7 +146,7 @@ template <>
 struct [[nodiscard]] Result<void> : std::expected<void, Error> {
   using Base = std::expected<void, Error>;
   using Base::Base;
-  Result() = default;
+  Result() noexcept {}  // not defaulted: `return {}` would zero the room of the Error first
   Result(Error error) : Base(std::unexpect, std::move(error)) {}
   Result(std::unexpected<Error> error) : Base(std::move(error)) {}
 };

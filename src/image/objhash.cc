@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two arrays hold the objects: `slots_`, a hash table from key to objref, and `objects_`, indexed by objref.
+// Two arrays hold the objects: `lines_`, a hash table from key to objref, and `objects_`, indexed by objref.
 //
-//  * The table takes the upper bits of the hash as index, so that growing it is one pass over both tables in order, and
-//    its load stays under 0.6, where linear probing mostly ends within one cache line. From 2 MiB on both arrays lie on
-//    huge pages: at 1e7 objects a lookup is then one cache miss and no TLB miss.
+//  * The table is made of lines of four slots, a cache line each; a key is in the line its hash names or, where that is
+//    full (few are at a load under 0.6), in the next. It takes the upper bits of the hash, so that growing it is one
+//    pass over both tables in order. From 2 MiB on both arrays lie on huge pages: at 1e7 objects a lookup is then one
+//    cache miss and no TLB miss.
 //  * Objrefs come from images too. One that lies far above the number of objects (2^31-1 in an image of ten) goes to a
 //    sorted map instead of making the array that long; objrefs in the map are always above those in the array, so that
 //    the two together are in order. When the array grows past some, these move into it.
@@ -27,10 +28,11 @@
 namespace stasis {
 namespace {
 
-constexpr std::size_t kFirstSlots = 64;
-// Tables grow fourfold up to here, then twofold.
-constexpr std::size_t kLargeSlots = std::size_t{1} << 22;
-constexpr std::size_t kMaxSlots = std::size_t{1} << 32;
+constexpr std::size_t kFirstLines = 16;
+// Tables grow fourfold up to here (4 MiB), then twofold.
+constexpr std::size_t kLargeLines = std::size_t{1} << 16;
+constexpr std::size_t kMaxLines = std::size_t{1} << 30;
+constexpr std::size_t kFirstObjects = 64;
 // An array this long is always allowed, however few objects there are.
 constexpr std::size_t kSmallDense = 4096;
 // ... and one of up to this many entries per object.
@@ -40,10 +42,10 @@ constexpr std::uint16_t kAbsent = 0;
 constexpr std::uint16_t kKeyed = 1;
 constexpr std::uint16_t kNullObject = 2;
 
-// Slot::flags
+// Line::about[].flags
 constexpr std::uint16_t kCheckpointFailed = 1;
 
-std::size_t load_limit(std::size_t slots) { return slots / 5 * 3; }
+std::size_t load_limit(std::size_t lines) { return lines * 12 / 5; }
 
 // Without randomness somebody who chooses the keys could make all of them collide.
 std::uint64_t random_seed(const void* salt) noexcept {
@@ -74,11 +76,16 @@ class ZeroedArray {
     }
   }
 
-  // Null data() if there is no memory. REQUIRES: size a power of two.
+  // Null data() if there is no memory. REQUIRES: size a power of two, in bytes at least 64.
   static ZeroedArray make(std::size_t size) noexcept {
     ZeroedArray array;
     const std::size_t bytes = size * sizeof(Element);
-    void* const memory = bytes >= kHugePage ? map_huge(bytes) : std::calloc(1, bytes);
+    void* memory = nullptr;
+    if (bytes >= kHugePage) {
+      memory = map_huge(bytes);
+    } else if (memory = std::aligned_alloc(64, bytes); memory != nullptr) {
+      std::memset(memory, 0, bytes);
+    }
     array.elements_ = static_cast<Element*>(memory);
     array.bytes_ = memory == nullptr ? 0 : bytes;
     return array;
@@ -111,14 +118,14 @@ std::string number(std::int64_t value) { return std::to_string(value); }
 }  // namespace
 
 struct ObjHash::Memory {
-  ZeroedArray<Slot> slots;
+  ZeroedArray<Line> lines;
   ZeroedArray<Object> objects;
   std::map<std::int32_t, Object> sparse;
 };
 
 void ObjHash::MemoryDeleter::operator()(Memory* memory) const noexcept { delete memory; }
 
-const ObjHash::Slot ObjHash::kNoSlots[2] = {};
+const ObjHash::Line ObjHash::kNoLines[2] = {};
 
 ObjHash::ObjHash(std::span<const ObjOps> ops) noexcept : seed_(random_seed(this)), ops_(ops) { reset(); }
 
@@ -126,7 +133,7 @@ ObjHash::~ObjHash() { clear(); }
 
 // Empty, with no memory of its own.
 void ObjHash::reset() noexcept {
-  slots_ = const_cast<Slot*>(kNoSlots);  // never written: grow_at_ is 0
+  lines_ = const_cast<Line*>(kNoLines);  // never written: grow_at_ is 0
   mask_ = 1;
   shift_ = 63;
   dense_ = 0;
@@ -143,11 +150,12 @@ Error ObjHash::unknown_type(ObjType type) const {
   return Error(Errc::kInvalidArgument, "object type " + number(type) + " is not known");
 }
 
-Error ObjHash::lookup_error(const Slot& slot, ObjType type) const {
+// REQUIRES: the type is unknown, or the object is there and has another.
+Error ObjHash::lookup_error(Place place, ObjType type) const {
   const ObjOps* const wanted = find_ops(type);
-  if (wanted == nullptr) return unknown_type(type);
-  return Error(Errc::kTypeMismatch,
-               "object " + number(slot.ref) + " is a " + find_ops(slot.type)->name + ", not a " + wanted->name);
+  if (wanted == nullptr || place.line == nullptr) return unknown_type(type);
+  return Error(Errc::kTypeMismatch, "object " + number(place.ref().value()) + " is a " + find_ops(place.type())->name +
+                                        ", not a " + wanted->name);
 }
 
 Error ObjHash::fetch_error(const Object* object, ObjRef ref, ObjType type) const {
@@ -173,9 +181,9 @@ Result<void> ObjHash::check_ref(ObjRef ref) const {
 }
 
 Result<void> ObjHash::check_key(std::uint64_t key) const {
-  const Slot& slot = find_slot(key);
-  if (slot.ref == 0) return {};
-  return Error(Errc::kExists, "the object is here already, as objref " + number(slot.ref));
+  const Place place = find_key(key);
+  if (place.line == nullptr) return {};
+  return Error(Errc::kExists, "the object is here already, as objref " + number(place.ref().value()));
 }
 
 // ---- types ----
@@ -189,6 +197,30 @@ const ObjOps* ObjHash::search_ops(ObjType type) const noexcept {
 }
 
 // ---- storage ----
+
+// The key that free slots seem to have.
+ObjHash::Place ObjHash::find_zero() const noexcept {
+  for (std::size_t i = hash(0, seed_) >> shift_;; i = (i + 1) & mask_) {
+    Line& line = lines_[i];
+    for (unsigned slot = 0; slot < 4; ++slot) {
+      if (line.ref[slot] == 0) return {nullptr, 0};
+      if (line.low[slot] == 0 && line.high[slot] == 0) return {&line, slot};
+    }
+  }
+}
+
+// REQUIRES: the key is absent and the table is not full.
+inline void ObjHash::store_key(std::uint64_t key, ObjRef ref, ObjType type, std::uint16_t flags) noexcept {
+  std::size_t i = hash(key, seed_) >> shift_;
+  while (lines_[i].ref[3] != 0) i = (i + 1) & mask_;
+  Line& line = lines_[i];
+  const int slot = (line.ref[0] != 0) + (line.ref[1] != 0) + (line.ref[2] != 0);
+  line.low[slot] = static_cast<std::uint32_t>(key);
+  line.high[slot] = static_cast<std::uint32_t>(key >> 32);
+  line.ref[slot] = ref.value();
+  line.about[slot] = {type, flags};
+  ++keyed_;
+}
 
 const ObjHash::Object* ObjHash::find_sparse(ObjRef ref) const noexcept {
   if (memory_ == nullptr) return nullptr;
@@ -216,33 +248,34 @@ Result<void> ObjHash::make_room(ObjRef ref) {
     if (memory_ == nullptr) return Error(Errc::kNoMemory, "no memory for the object hash");
   }
   if (keyed_ >= grow_at_) {
-    const std::size_t slots = grow_at_ == 0 ? 0 : mask_ + 1;
-    STASIS_TRY(grow_slots(slots == 0 ? kFirstSlots : slots < kLargeSlots ? slots * 4 : slots * 2));
+    const std::size_t lines = mask_ + 1;
+    STASIS_TRY(grow_lines(grow_at_ == 0 ? kFirstLines : lines < kLargeLines ? lines * 4 : lines * 2));
   }
   const auto i = static_cast<std::uint32_t>(ref.value());
-  if (i >= dense_ && is_near(ref)) STASIS_TRY(grow_objects(std::bit_ceil(std::size_t{i} + 1)));
+  if (i >= dense_ && is_near(ref)) STASIS_TRY(grow_objects(std::max(kFirstObjects, std::bit_ceil(std::size_t{i} + 1))));
   return {};
 }
 
-Result<void> ObjHash::grow_slots(std::size_t capacity) {
-  if (capacity > kMaxSlots) return Error(Errc::kOverflow, "too many shared objects");
-  auto bigger = ZeroedArray<Slot>::make(capacity);
+Result<void> ObjHash::grow_lines(std::size_t lines) {
+  if (lines > kMaxLines) return Error(Errc::kOverflow, "too many shared objects");
+  auto bigger = ZeroedArray<Line>::make(lines);
   if (bigger.data() == nullptr) {
-    return Error(Errc::kNoMemory, "no memory for " + std::to_string(capacity) + " slots of the object hash");
+    return Error(Errc::kNoMemory, "no memory for " + std::to_string(lines * 4) + " slots of the object hash");
   }
-  const Slot* const old = slots_;
+  const Line* const old = lines_;
   const std::size_t old_size = mask_ + 1;
-  slots_ = bigger.data();
-  mask_ = capacity - 1;
-  shift_ = static_cast<unsigned>(64 - std::countr_zero(capacity));
-  grow_at_ = load_limit(capacity);
+  lines_ = bigger.data();
+  mask_ = lines - 1;
+  shift_ = static_cast<unsigned>(64 - std::countr_zero(lines));
+  grow_at_ = load_limit(lines);
+  keyed_ = 0;
   for (std::size_t i = 0; i < old_size; ++i) {
-    if (old[i].ref == 0) continue;
-    std::size_t at = hash(old[i].key, seed_) >> shift_;
-    while (slots_[at].ref != 0) at = (at + 1) & mask_;
-    slots_[at] = old[i];
+    for (int slot = 0; slot < 4 && old[i].ref[slot] != 0; ++slot) {
+      const std::uint64_t key = old[i].low[slot] | std::uint64_t{old[i].high[slot]} << 32;
+      store_key(key, ObjRef(old[i].ref[slot]), old[i].about[slot].type, old[i].about[slot].flags);
+    }
   }
-  memory_->slots = std::move(bigger);
+  memory_->lines = std::move(bigger);
   return {};
 }
 
@@ -260,16 +293,22 @@ Result<void> ObjHash::grow_objects(std::size_t capacity) {
   return {};
 }
 
+// REQUIRES: ref < dense_.
+inline void ObjHash::store_near(std::uint64_t key, ObjRef ref, ObjType type, std::uint16_t state) noexcept {
+  objects_[ref.value()] = Object{key, type, state};
+  ++size_;
+  ++epoch_;
+}
+
 Result<void> ObjHash::store_object(std::uint64_t key, ObjRef ref, ObjType type, std::uint16_t state) {
-  const Object object{key, type, state};
   if (static_cast<std::uint32_t>(ref.value()) < dense_) {
-    objects_[ref.value()] = object;
-  } else {
-    try {
-      memory_->sparse.emplace(ref.value(), object);
-    } catch (const std::bad_alloc&) {
-      return Error(Errc::kNoMemory, "no memory for objref " + number(ref.value()));
-    }
+    store_near(key, ref, type, state);
+    return {};
+  }
+  try {
+    memory_->sparse.emplace(ref.value(), Object{key, type, state});
+  } catch (const std::bad_alloc&) {
+    return Error(Errc::kNoMemory, "no memory for objref " + number(ref.value()));
   }
   ++size_;
   ++epoch_;
@@ -279,8 +318,7 @@ Result<void> ObjHash::store_object(std::uint64_t key, ObjRef ref, ObjType type, 
 // REQUIRES: make_room(ref); key and ref absent.
 Result<void> ObjHash::store(std::uint64_t key, ObjRef ref, ObjType type) {
   STASIS_TRY(store_object(key, ref, type, kKeyed));
-  find_slot(key) = Slot{key, ref.value(), type, 0};
-  ++keyed_;
+  store_key(key, ref, type, 0);
   return {};
 }
 
@@ -290,10 +328,10 @@ Result<void> ObjHash::expect(std::size_t objects) {
     return Error(Errc::kOverflow, "there are fewer objrefs than that");
   }
   STASIS_TRY(make_room(ObjRef(1)));
-  std::size_t slots = mask_ + 1;
-  while (load_limit(slots) < objects) slots *= 2;
-  if (slots > mask_ + 1) STASIS_TRY(grow_slots(slots));
-  const std::size_t dense = std::bit_ceil(objects + 1);
+  std::size_t lines = mask_ + 1;
+  while (load_limit(lines) < objects) lines *= 2;
+  if (lines > mask_ + 1) STASIS_TRY(grow_lines(lines));
+  const std::size_t dense = std::max(kFirstObjects, std::bit_ceil(objects + 1));
   if (dense > dense_) STASIS_TRY(grow_objects(dense));
   return {};
 }
@@ -301,37 +339,46 @@ Result<void> ObjHash::expect(std::size_t objects) {
 // ---- adding ----
 
 Result<ObjHash::Added> ObjHash::lookup_add(std::uint64_t key, ObjType type) {
-  const Slot& slot = find_slot(key);
-  if (slot.ref != 0) {
-    if (slot.type != type) return lookup_error(slot, type);
-    return Added{ObjRef(slot.ref), false};
+  if (const Place place = find_key(key); place.line != nullptr) {
+    if (place.type() != type) return lookup_error(place, type);
+    return Added{place.ref(), false};
   }
   const ObjOps* const ops = find_ops(type);
   if (ops == nullptr) return unknown_type(type);
-  STASIS_TRY(check_usable());
-  const ObjRef ref = STASIS_TRY(next_ref());
-  STASIS_TRY(make_room(ref));
+  // Almost always there is room, and the next objref is free.
+  auto ref = ObjRef(static_cast<std::int32_t>(next_));
+  const bool easy = keyed_ < grow_at_ && next_ < dense_ && objects_[next_].state == kAbsent && !clearing_;
+  if (!easy) {
+    STASIS_TRY(check_usable());
+    ref = STASIS_TRY(next_ref());
+    STASIS_TRY(make_room(ref));
+  }
   if (ops->grab != nullptr) {
     const std::uint64_t epoch = epoch_;
     STASIS_TRY(ops->grab(to_object(key)));
-    if (epoch != epoch_ || next_ != ref.value()) return add_after_nested(key, *ops);
+    if (epoch != epoch_ || next_ != ref.value()) [[unlikely]]
+      return add_after_nested(key, *ops);
   }
-  Result<void> stored = store(key, ref, type);
-  if (!stored) {
+  next_ = ref.value() + std::int64_t{1};
+  if (static_cast<std::uint32_t>(ref.value()) < dense_) [[likely]] {
+    store_near(key, ref, type, kKeyed);
+    store_key(key, ref, type, 0);
+    return Added{ref, true};
+  }
+  if (Result<void> stored = store(key, ref, type); !stored) {
+    --next_;
     if (ops->drop != nullptr) ops->drop(to_object(key), LastRef::kNo);
     return std::move(stored.error());
   }
-  next_ = ref.value() + std::int64_t{1};
   return Added{ref, true};
 }
 
 // The object is grabbed, but its grab added to this hash: whatever was known before it may be wrong.
 Result<ObjHash::Added> ObjHash::add_after_nested(std::uint64_t key, const ObjOps& ops) {
   const auto add = [&]() -> Result<Added> {
-    const Slot& slot = find_slot(key);
-    if (slot.ref != 0) {
-      if (slot.type != ops.type) return lookup_error(slot, ops.type);
-      return Added{ObjRef(slot.ref), false};
+    if (const Place place = find_key(key); place.line != nullptr) {
+      if (place.type() != ops.type) return lookup_error(place, ops.type);
+      return Added{place.ref(), false};
     }
     const ObjRef ref = STASIS_TRY(next_ref());
     STASIS_TRY(make_room(ref));
@@ -371,7 +418,7 @@ Result<ObjRef> ObjHash::reserve() {
 Result<ObjRef> ObjHash::checkpoint_obj(void* context, void* object, ObjType type) {
   const Added added = STASIS_TRY(lookup_add(object, type));
   if (!added.first) {
-    if ((find_slot(to_key(object)).flags & kCheckpointFailed) != 0) {
+    if ((find_key(to_key(object)).flags() & kCheckpointFailed) != 0) {
       return Error(Errc::kInvalidArgument, "object " + number(added.ref.value()) + " failed to be saved before");
     }
     return added.ref;
@@ -380,7 +427,7 @@ Result<ObjRef> ObjHash::checkpoint_obj(void* context, void* object, ObjType type
   if (ops->checkpoint == nullptr) return added.ref;
   Result<void> saved = ops->checkpoint(context, added.ref, object);
   if (saved) return added.ref;
-  find_slot(to_key(object)).flags |= kCheckpointFailed;
+  find_key(to_key(object)).flags() |= kCheckpointFailed;
   return std::move(saved.error());
 }
 
