@@ -484,19 +484,42 @@ class List {
     Access::chain_between(*other.first(), *other.last(), before, after);
   }
 
-  // Merges two null-terminated chains of `next` links; at a tie `a`, whose elements stood earlier, goes first.
+  // Merges two null-terminated chains of `next` links behind `before`; at a tie `a`, whose elements stood earlier, goes
+  // first. Returns the last element that it compared its way to; the chain may go on behind it.
+  enum class Links { kNext, kBoth };
+  template <Links kLinks, class Exchange>
+  static ListHook* merge_behind(ListHook* before, Exchange& exchange, ListHook* a, ListHook* b) {
+    const auto append = [&before](ListHook* hook) {
+      Access::next(*before) = hook;
+      if constexpr (kLinks == Links::kBoth) Access::prev(*hook) = before;
+      before = hook;
+    };
+    for (;;) {
+      if (exchange(*owner(a), *owner(b))) {
+        append(b);
+        b = Access::next(*b);
+        if (b == nullptr) {
+          Access::next(*before) = a;
+          return before;
+        }
+        __builtin_prefetch(Access::next(*b));
+      } else {
+        append(a);
+        a = Access::next(*a);
+        if (a == nullptr) {
+          Access::next(*before) = b;
+          return before;
+        }
+        __builtin_prefetch(Access::next(*a));
+      }
+    }
+  }
   template <class Exchange>
   static ListHook* merge(Exchange& exchange, ListHook* a, ListHook* b) {
-    ListHook* merged = nullptr;
-    ListHook** tail = &merged;
-    for (;;) {
-      ListHook*& winner = exchange(*owner(a), *owner(b)) ? b : a;
-      *tail = winner;
-      tail = &Access::next(*winner);
-      winner = *tail;
-      if (winner == nullptr) break;
-    }
-    *tail = a != nullptr ? a : b;
+    ListHook head;
+    merge_behind<Links::kNext>(&head, exchange, a, b);
+    ListHook* const merged = Access::next(head);
+    Access::retire(head);
     return merged;
   }
   // Takes up to `limit` elements (a power of two) off the front of `input`; returns them sorted. Depth first, so that
@@ -520,16 +543,17 @@ class List {
     ListHook* input = first();
     Access::next(*last()) = nullptr;
     ListHook* sorted = take_sorted(exchange, input, 1);
-    for (std::size_t size = 1; input != nullptr; size *= 2) {
-      sorted = merge(exchange, sorted, take_sorted(exchange, input, size));
+    for (std::size_t size = 1;; size *= 2) {
+      ListHook* const more = take_sorted(exchange, input, size);
+      if (input == nullptr) return merge_into_head(exchange, sorted, more);
+      sorted = merge(exchange, sorted, more);
     }
-    relink(sorted);
   }
-  // Restores the `prev` links and the circle from a null-terminated chain.
-  void relink(ListHook* chain) noexcept {
-    ListHook* before = &head_;
-    for (ListHook* hook = chain; hook != nullptr; hook = Access::next(*hook)) {
-      Access::next(*before) = hook;
+  // The last merge, which sees every element, also restores the `prev` links and the circle.
+  template <class Exchange>
+  void merge_into_head(Exchange& exchange, ListHook* a, ListHook* b) {
+    ListHook* before = merge_behind<Links::kBoth>(&head_, exchange, a, b);
+    for (ListHook* hook = Access::next(*before); hook != nullptr; hook = Access::next(*hook)) {
       Access::prev(*hook) = before;
       before = hook;
     }
