@@ -14,9 +14,9 @@
 #include <vector>
 
 #include "base/file.h"
-#include "image/environment.h"
 #include "image/verify.h"
 #include "stasis/image.h"
+#include "stasis/image_environment.h"
 
 namespace stasis {
 namespace {

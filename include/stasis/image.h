@@ -3,7 +3,7 @@
 // trailer. The format is doc/image-format.md; what a record looks like is stasis/image_schema.h.
 //
 //   ImageWriter writer = STASIS_TRY(ImageWriter::create("job.img", {}));
-//   STASIS_TRY(writer.write(environment));                 // the first record
+//   STASIS_TRY(writer.write(EnvironmentRecord::of_this_machine()));  // the first record (stasis/image_environment.h)
 //   STASIS_TRY(writer.begin_object(ObjRef(1), kMyFile));   // right before the object's own record ...
 //   STASIS_TRY(writer.write(file_record));
 //   STASIS_TRY(writer.write(task_record));                 // ... which is right before its first reference
@@ -211,7 +211,7 @@ class ImageReader {
   static Result<ImageReader> open(const std::string& path, ReaderOptions options);
   // Borrowed, not closed; random access if it is a regular file at position 0.
   static Result<ImageReader> from_fd(int fd, ReaderOptions options);
-  // From memory, which must outlive the reader; `as_stream` reads it the way a pipe is read (for tests and fuzzing).
+  // From memory, which must outlive the reader; kStream reads it the way a pipe is read (for tests and fuzzing).
   enum class Access : std::uint8_t { kFile, kStream };
   static Result<ImageReader> from_bytes(std::span<const std::byte> image, Access access, ReaderOptions options);
 

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "image/environment.h"
-
 #include <fcntl.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/file.h"
+#include "image/record_types.h"
+#include "stasis/image_environment.h"
 
 namespace stasis {
+
+static_assert(EnvironmentRecord::kType == RecordType::kEnvironment);
+
 namespace {
 
 std::int64_t clock_ns(clockid_t clock) {

@@ -7,7 +7,7 @@
 #include <bit>
 #include <cstring>
 
-#include "image/environment.h"
+#include "stasis/image_environment.h"
 
 namespace stasis {
 namespace {

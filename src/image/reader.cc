@@ -7,12 +7,12 @@
 #include <mutex>
 
 #include "image/codec.h"
-#include "image/environment.h"
 #include "image/format.h"
 #include "image/hash.h"
 #include "image/source.h"
 #include "image/structure.h"
 #include "stasis/image.h"
+#include "stasis/image_environment.h"
 
 namespace stasis {
 namespace {
@@ -407,7 +407,7 @@ Result<ImageReader> ImageReader::from_fd(int fd, ReaderOptions options) {
 }
 
 Result<ImageReader> ImageReader::from_bytes(std::span<const std::byte> image, Access access, ReaderOptions options) {
-  auto impl = std::make_unique<Impl>(memory_source(image, access == Access::kFile), std::move(options));
+  auto impl = std::make_unique<Impl>(memory_source(image, access), std::move(options));
   STASIS_TRY(impl->open());
   return ImageReader(std::move(impl));
 }

@@ -15,9 +15,9 @@
 
 #include "base/file.h"
 #include "base/ids.h"
-#include "image/environment.h"
 #include "image/record_types.h"
 #include "stasis/image.h"
+#include "stasis/image_environment.h"
 
 namespace stasis::sample {
 

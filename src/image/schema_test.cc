@@ -60,6 +60,19 @@ struct Nest {
   static constexpr auto fields() { return std::tuple{field<1>("inner", &Nest::inner)}; }
 };
 
+// Schemas that encode() and decode() refuse to compile.
+struct Twice {
+  int a = 0;
+  static constexpr auto fields() { return std::tuple{field<1>("a", &Twice::a), field<1>("a", &Twice::a)}; }
+};
+struct Backwards {
+  int a = 0;
+  int b = 0;
+  static constexpr auto fields() { return std::tuple{field<2>("a", &Backwards::a), field<1>("b", &Backwards::b)}; }
+};
+static_assert(!schema::ids_ascend<Twice>() && !schema::ids_ascend<Backwards>() && schema::ids_ascend<Wide>());
+static_assert(SchemaRecord<LeafRecord> && !SchemaRecord<Narrow> && !SchemaStruct<int>);
+
 TEST(Schema, EveryTypeOfMemberComesBack) {
   const AllRecord record = sample::all_record();
   const auto back = decode<AllRecord>(encoded(record), "all");

@@ -109,8 +109,8 @@ Result<std::unique_ptr<ImageSource>> open_source(const std::string& path) {
 
 Result<std::unique_ptr<ImageSource>> borrow_source(int fd) { return make_fd_source(UniqueFd(), fd); }
 
-std::unique_ptr<ImageSource> memory_source(std::span<const std::byte> bytes, bool seekable) {
-  return std::make_unique<MemorySource>(bytes, seekable);
+std::unique_ptr<ImageSource> memory_source(std::span<const std::byte> bytes, ImageReader::Access access) {
+  return std::make_unique<MemorySource>(bytes, access == ImageReader::Access::kFile);
 }
 
 std::unique_ptr<ImageSource> sequential(const ImageSource& base) { return std::make_unique<SequentialSource>(base); }

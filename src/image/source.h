@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "stasis/image.h"
 #include "stasis/result.h"
 
 namespace stasis {
@@ -34,7 +35,7 @@ Result<std::unique_ptr<ImageSource>> open_source(const std::string& path);
 // Borrowed descriptor.
 Result<std::unique_ptr<ImageSource>> borrow_source(int fd);
 // Borrowed bytes.
-std::unique_ptr<ImageSource> memory_source(std::span<const std::byte> bytes, bool seekable);
+std::unique_ptr<ImageSource> memory_source(std::span<const std::byte> bytes, ImageReader::Access access);
 // `base` read from its beginning as a stream. `base` must outlive it.
 std::unique_ptr<ImageSource> sequential(const ImageSource& base);
 

@@ -7,10 +7,10 @@
 #include <span>
 #include <vector>
 
-#include "image/environment.h"
 #include "image/format.h"
 #include "image/source.h"
 #include "stasis/image.h"
+#include "stasis/image_environment.h"
 
 namespace stasis {
 

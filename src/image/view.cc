@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "image/environment.h"
 #include "image/format.h"
 #include "image/record_types.h"
+#include "stasis/image_environment.h"
 
 namespace stasis {
 namespace {

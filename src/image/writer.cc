@@ -10,12 +10,12 @@
 
 #include "base/file.h"
 #include "image/codec.h"
-#include "image/environment.h"
 #include "image/format.h"
 #include "image/hash.h"
 #include "image/output_file.h"
 #include "image/zero_pages.h"
 #include "stasis/image.h"
+#include "stasis/image_environment.h"
 
 namespace stasis {
 namespace {
