@@ -3,7 +3,8 @@
 // describes it.
 //
 //   golden_image GOLDEN_DIRECTORY FORMAT_DOCUMENT               runs the tests
-//   golden_image GOLDEN_DIRECTORY FORMAT_DOCUMENT --regenerate  rewrites the current version's files and the tables
+//   golden_image GOLDEN_DIRECTORY FORMAT_DOCUMENT --document    rewrites the document's tables after a record changed
+//   golden_image GOLDEN_DIRECTORY FORMAT_DOCUMENT --regenerate  rewrites the current version's images and their texts
 //
 // vN-*.img is an image of format version N, vN-*.txt its text view (or the error that reading it gives). Files of past
 // versions are never rewritten.
@@ -20,13 +21,14 @@
 #include "image/sample_image.h"
 #include "image/verify.h"
 #include "image/view.h"
+#include "resource/object_table.h"
 
 namespace stasis {
 namespace {
 
 constexpr auto kRecords = record_registry<sample::LeafRecord, sample::AllRecord, sample::NoteRecord>();
 constexpr std::array kObjectNames{EnumName{sample::kLeafObject, "leaf"}};
-constexpr std::string_view kBegin = "<!-- record tables: written by `golden_image --regenerate` -->\n";
+constexpr std::string_view kBegin = "<!-- record tables: written by `golden_image --document` -->\n";
 constexpr std::string_view kEnd = "<!-- end of record tables -->\n";
 
 struct Paths {
@@ -76,6 +78,13 @@ Result<void> write_all(const std::string& directory) {
   return write_aborted(prefix + "aborted.img");
 }
 
+// Tables of every record there is.
+std::string all_tables() {
+  std::vector<RecordInfo> records(framing_records().begin(), framing_records().end());
+  records.insert(records.end(), resource_records().begin(), resource_records().end());
+  return document_records(records);
+}
+
 std::vector<std::string> golden_images() {
   std::vector<std::string> names;
   for (const auto& entry : std::filesystem::directory_iterator(paths.golden)) {
@@ -118,8 +127,21 @@ TEST(FormatDocument, ItsTablesAreThoseOfTheSchema) {
   const std::size_t end = document.find(kEnd);
   ASSERT_NE(begin, std::string::npos);
   ASSERT_NE(end, std::string::npos);
-  EXPECT_EQ(document.substr(begin + kBegin.size(), end - begin - kBegin.size()), document_records(framing_records()))
-      << "run golden_image --regenerate";
+  EXPECT_EQ(document.substr(begin + kBegin.size(), end - begin - kBegin.size()), all_tables())
+      << "a record changed: build/tests/image/golden_image tests/image/golden doc/image-format.md --document";
+}
+
+int write_document() {
+  std::string document = read_text(paths.document);
+  const std::size_t begin = document.find(kBegin);
+  const std::size_t end = document.find(kEnd);
+  if (begin == std::string::npos || end == std::string::npos) {
+    std::cerr << paths.document << " has no place for the tables\n";
+    return 1;
+  }
+  document.replace(begin + kBegin.size(), end - begin - kBegin.size(), all_tables());
+  write_text(paths.document, document);
+  return 0;
 }
 
 int regenerate() {
@@ -132,15 +154,6 @@ int regenerate() {
     if (!name.starts_with(prefix)) continue;
     write_text(paths.golden + "/" + name + ".txt", view_text(paths.golden + "/" + name + ".img"));
   }
-  std::string document = read_text(paths.document);
-  const std::size_t begin = document.find(kBegin);
-  const std::size_t end = document.find(kEnd);
-  if (begin == std::string::npos || end == std::string::npos) {
-    std::cerr << paths.document << " has no place for the tables\n";
-    return 1;
-  }
-  document.replace(begin + kBegin.size(), end - begin - kBegin.size(), document_records(framing_records()));
-  write_text(paths.document, document);
   return 0;
 }
 
@@ -150,10 +163,12 @@ int regenerate() {
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   if (argc < 3) {
-    std::cerr << "usage: golden_image GOLDEN_DIRECTORY FORMAT_DOCUMENT [--regenerate]\n";
+    std::cerr << "usage: golden_image GOLDEN_DIRECTORY FORMAT_DOCUMENT [--document|--regenerate]\n";
     return 2;
   }
   stasis::paths = {argv[1], argv[2]};
-  if (argc > 3 && std::string(argv[3]) == "--regenerate") return stasis::regenerate();
+  const std::string mode = argc > 3 ? argv[3] : "";
+  if (mode == "--regenerate") return stasis::regenerate();
+  if (mode == "--document") return stasis::write_document();
   return RUN_ALL_TESTS();
 }
