@@ -65,6 +65,7 @@ class Checkpoint {
   std::vector<std::unique_ptr<ProcessImage>> processes_;
   std::optional<ImageWriter> image_;
   DeferQueue deferred_;
+  DeferQueue contents_;
   ObjHash objects_;  // refers to files_ and processes_: goes first
   CheckpointReport report_;
 };
@@ -167,6 +168,7 @@ Result<void> Checkpoint::write_structure() {
   CheckpointContext context{.image = *image_,
                             .objects = objects_,
                             .deferred = deferred_,
+                            .contents = contents_,
                             .files = files_,
                             .policy = request_.policy,
                             .patience = patience_};
@@ -188,6 +190,7 @@ Result<void> Checkpoint::write_process(ProcessImage& process, CheckpointContext&
 }
 
 Result<void> Checkpoint::write_pages() {
+  STASIS_TRY(contents_.run(OnError::kStopAtFirst));
   for (const auto& process : processes_) {
     STASIS_TRY(process->memory().write_pages(*image_, process->record().memory, process->traced().memory(), patience_));
   }

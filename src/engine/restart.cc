@@ -147,8 +147,12 @@ Result<void> Restart::fill_memory() {
     const auto owner =
         std::ranges::find(processes_, chunk->object, [](const auto& process) { return process->record().memory; });
     if (owner == processes_.end()) {
-      return Error(Errc::kBadImage,
-                   fmt::format("pages of object {}, which is no address space", chunk->object.value()));
+      const auto object = context_.contents.find(chunk->object);
+      if (object == context_.contents.end()) {
+        return Error(Errc::kBadImage, fmt::format("pages of object {}, which has none", chunk->object.value()));
+      }
+      STASIS_TRY(object->second->fill(chunk->runs, pages));
+      continue;
     }
     STASIS_TRY((*owner)->write_pages(chunk->runs, pages));
     tree_.report.pages += pages.size() / image_.environment().page_size;

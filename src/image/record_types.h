@@ -43,6 +43,9 @@ enum class RecordType : std::uint32_t {
   kTimerFd = 69,
   kSignalFd = 70,
   kEpoll = 71,
+  kNamelessFile = 72,
+  kSharedMemory = 73,
+  kMemFd = 74,
 };
 
 // "type 70" or "type 70 (ignorable)", for messages.

@@ -8,13 +8,6 @@
 #include "kernel/raw.h"
 
 namespace stasis::kernel {
-namespace {
-
-constexpr unsigned kMfdNoExecSeal = 0x8;  // Linux 6.3
-constexpr unsigned kMfdExec = 0x10;       // Linux 6.3
-
-}  // namespace
-
 Result<UniqueFd> memfd_create(const char* name, unsigned flags) {
   flags |= MFD_CLOEXEC;
   UniqueFd fd(static_cast<int>(raw("memfd_create", SYS_memfd_create, name, flags)));

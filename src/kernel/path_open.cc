@@ -29,10 +29,11 @@ bool set_ids(uid_t uid, gid_t gid) {
 
 }  // namespace
 
-Result<UniqueFd> open_without_magic(const std::string& path, int flags) {
+Result<UniqueFd> open_without_magic(const std::string& path, int flags, mode_t mode) {
   if (path.find('\0') != std::string::npos) return Error(Errc::kInvalidArgument, "a path with a NUL byte");
   open_how how{};
   how.flags = static_cast<std::uint32_t>(flags | O_CLOEXEC);
+  how.mode = mode;
   how.resolve = RESOLVE_NO_MAGICLINKS;
   for (;;) {
     UniqueFd fd(static_cast<int>(raw("openat2", SYS_openat2, AT_FDCWD, path.c_str(), &how, sizeof how)));

@@ -12,8 +12,9 @@
 
 namespace stasis::kernel {
 
-// open(2) with O_CLOEXEC that follows no magic link (/proc/PID/fd/N and the like). Missing: kFileMissing. Linux 5.6.
-Result<UniqueFd> open_without_magic(const std::string& path, int flags);
+// open(2) with O_CLOEXEC that follows no magic link (/proc/PID/fd/N and the like). `mode` only with O_CREAT and
+// O_TMPFILE. Missing: kFileMissing. Linux 5.6.
+Result<UniqueFd> open_without_magic(const std::string& path, int flags, mode_t mode = 0);
 
 // A user as the file system sees one.
 struct FileCredentials {

@@ -27,6 +27,7 @@ struct CheckpointContext {
   ImageWriter& image;
   ObjHash& objects;
   DeferQueue& deferred;  // run at the end of the operation, after the tasks run again
+  DeferQueue& contents;  // run when the structure is written, before the tasks run: contents that travel in chunks
   const OpenFileTable& files;
   const CheckpointPolicy& policy;
   const Patience& patience;

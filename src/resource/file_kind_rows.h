@@ -10,6 +10,7 @@
 #include "resource/external_stream/external_stream.h"
 #include "resource/pipe/pipe.h"
 #include "resource/regular_file/path_file.h"
+#include "resource/shared_memory/shared_memory.h"
 #include "resource/signal_fd/signal_fd.h"
 #include "resource/timer_fd/timer_fd.h"
 
@@ -17,7 +18,7 @@ namespace stasis {
 
 // The first that claims a file has it.
 inline constexpr std::array kFileKinds = {
-    kPathFileKind, kExternalKind, kPipeEndKind, kEventFdKind, kTimerFdKind, kSignalFdKind, kEpollKind,
+    kMemFdKind, kPathFileKind, kExternalKind, kPipeEndKind, kEventFdKind, kTimerFdKind, kSignalFdKind, kEpollKind,
 };
 
 constexpr bool is_complete(const FileKind& kind) {

@@ -8,6 +8,7 @@
 #include "resource/file_table/file_table.h"
 #include "resource/fs/fs.h"
 #include "resource/memory/memory_restore.h"
+#include "resource/nameless_file/nameless_file.h"
 #include "resource/process/process_record.h"
 #include "resource/signal/restored_sighand.h"
 #include "resource/thread/thread_record.h"
@@ -17,7 +18,7 @@ namespace {
 
 // The kinds that are not open files.
 constexpr std::array kOtherKinds = {
-    kMemoryOps, kFileTableOps, kFsOps, kSighandOps, kPipeOps,
+    kMemoryOps, kFileTableOps, kFsOps, kSighandOps, kPipeOps, kSharedMemoryOps, kNamelessFileOps,
 };
 
 constexpr auto kObjectTable = [] {
@@ -42,9 +43,10 @@ constexpr auto kBorrowedTable = [] {
   return table;
 }();
 
-constexpr auto kRecords = record_registry<TreeRecord, ProcessRecord, ThreadRecord, MemoryRecord, SighandRecord,
-                                          FileTableRecord, FsRecord, PathFileRecord, PipeRecord, PipeEndRecord,
-                                          ExternalRecord, EventFdRecord, TimerFdRecord, SignalFdRecord, EpollRecord>();
+constexpr auto kRecords =
+    record_registry<TreeRecord, ProcessRecord, ThreadRecord, MemoryRecord, SighandRecord, FileTableRecord, FsRecord,
+                    PathFileRecord, PipeRecord, PipeEndRecord, ExternalRecord, EventFdRecord, TimerFdRecord,
+                    SignalFdRecord, EpollRecord, NamelessFileRecord, SharedMemoryRecord, MemFdRecord>();
 
 }  // namespace
 

@@ -3,12 +3,15 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <sys/stat.h>
 
 #include <cerrno>
 
-#include "kernel/path_open.h"
-
 namespace stasis {
+
+Result<void> RestoredObject::fill(std::span<const PageRun>, std::span<const std::byte>) {
+  return Error(Errc::kBadImage, "contents for an object that has none");
+}
 
 Error RestoredFile::unbound(int number) const {
   return Error(Errc::kInternal, fmt::format("descriptor {} leads to a file that was not restored", number));
@@ -28,10 +31,20 @@ Result<UniqueFd> RestartContext::park_duplicate(int fd) const {
   return std::move(error).with_help("raise the limit of open files (ulimit -n)");
 }
 
-Result<UniqueFd> RestartContext::open_path(const std::string& path, int flags) const {
-  if (owner.trust == ImageTrust::kCaller) return kernel::open_without_magic(path, flags);
-  const auto as_owner = STASIS_TRY(kernel::ScopedFileCredentials::take({owner.uid, owner.gid, owner.groups}));
-  return kernel::open_without_magic(path, flags);
+Result<RestartContext::Rights> RestartContext::take_rights() const {
+  if (owner.trust == ImageTrust::kCaller) return Rights();
+  return Rights(STASIS_TRY(kernel::ScopedFileCredentials::take({owner.uid, owner.gid, owner.groups})));
+}
+
+Result<UniqueFd> RestartContext::open_path(const std::string& path, int flags, mode_t mode) const {
+  const Rights rights = STASIS_TRY(take_rights());
+  return kernel::open_without_magic(path, flags, mode);
+}
+
+Result<void> RestartContext::make_directory(const std::string& path, mode_t mode) const {
+  const Rights rights = STASIS_TRY(take_rights());
+  if (::mkdir(path.c_str(), mode) == 0) return {};
+  return Error::from_errno(errno, "make directory " + path);
 }
 
 }  // namespace stasis

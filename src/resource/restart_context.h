@@ -4,10 +4,13 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
+#include <span>
 #include <string>
 
 #include "base/unique_fd.h"
+#include "kernel/path_open.h"
 #include "resource/credentials/image_owner.h"
 #include "stasis/defer_queue.h"
 #include "stasis/image.h"
@@ -20,6 +23,8 @@ namespace stasis {
 // (A checkpoint's hash only borrows; see object_table.h.)
 struct RestoredObject {
   virtual ~RestoredObject() = default;
+  // Takes a chunk of the image that belongs to this object. Only objects in RestartContext::contents are given any.
+  virtual Result<void> fill(std::span<const PageRun> runs, std::span<const std::byte> pages);
   static void drop(void* object, LastRef) { delete static_cast<RestoredObject*>(object); }
 };
 
@@ -61,9 +66,10 @@ struct RestartContext {
   UndoQueue& undo;       // run in reverse if the restart fails; dismissed when it succeeds
   const RestartPolicy& policy;
   const Patience& patience;
-  int parking_base = 0;     // descriptors of the coordinator lie at or above: no number of the tree is taken
-  ImageOwner owner;         // with whose rights paths from the image are opened
-  std::set<int> inherited;  // numbers of policy.inherit_fds that were found in the tree
+  int parking_base = 0;  // descriptors of the coordinator lie at or above: no number of the tree is taken
+  ImageOwner owner;      // with whose rights paths from the image are opened
+  std::map<ObjRef, RestoredObject*> contents;  // objects that have chunks; they live in `objects`
+  std::set<int> inherited;                     // numbers of policy.inherit_fds that were found in the tree
 
   static RestartContext& of(void* context) { return *static_cast<RestartContext*>(context); }
   // Moves a descriptor out of the way of the tree's numbers.
@@ -72,7 +78,12 @@ struct RestartContext {
   Result<UniqueFd> park_duplicate(int fd) const;
   // Opens with the rights the image grants; what every kind must use for paths from an image. Follows no magic link.
   // Not parked. Missing: kFileMissing.
-  Result<UniqueFd> open_path(const std::string& path, int flags) const;
+  Result<UniqueFd> open_path(const std::string& path, int flags, mode_t mode = 0) const;
+  // mkdir(2) with the same rights.
+  Result<void> make_directory(const std::string& path, mode_t mode) const;
+  // While it lives, this thread has those rights on files; nothing if they are our own.
+  using Rights = std::optional<kernel::ScopedFileCredentials>;
+  Result<Rights> take_rights() const;
 };
 
 }  // namespace stasis

@@ -136,7 +136,13 @@ TEST(ExternalStream, ATerminalWhoseMasterIsInTheTreeIsNotExternal) {
 class Binding : public ::testing::Test {
  protected:
   Result<void> bind(RestoredExternal& file) {
-    RestartContext context{image_, objects_, deferred_, undo_, policy_, patience_, 400, {}, {}};
+    RestartContext context{.image = image_,
+                           .objects = objects_,
+                           .deferred = deferred_,
+                           .undo = undo_,
+                           .policy = policy_,
+                           .patience = patience_,
+                           .parking_base = 400};
     return file.bind(context);
   }
   static bool same(int a, int b) {

@@ -27,6 +27,11 @@ Result<void> check(const FileTableRecord& record) {
     if (find_file_kind(d.kind) == nullptr) return bad_table(fmt::format("descriptor {} is of kind {}", d.fd, d.kind));
     last = d.fd;
   }
+  for (const PosixLockRecord& lock : record.posix_locks) {
+    if (!std::ranges::binary_search(record.descriptors, lock.fd, {}, &DescriptorRecord::fd)) {
+      return bad_table(fmt::format("a lock of descriptor {}, which is not in it", lock.fd));
+    }
+  }
   return {};
 }
 
@@ -59,6 +64,9 @@ Result<void> checkpoint_file_table(void* context, ObjRef ref, void* object) {
     }
     record.descriptors.push_back(
         {.fd = slot.fd, .close_on_exec = slot.close_on_exec, .file = *file, .kind = kind->ops.type});
+    for (const kernel::FileLock& lock : slot.locks) {
+      if (const auto known = to_record(lock)) record.posix_locks.push_back({slot.fd, *known});
+    }
   }
   return ctx.write_object(ref, kind::kFileTable, record);
 }
@@ -73,6 +81,7 @@ Result<void*> restore_file_table(void* context, ObjRef) {
     STASIS_TRY(inherit(*file, d.fd, ctx));
     table->entries_.push_back({.fd = d.fd, .close_on_exec = d.close_on_exec, .file = file});
   }
+  table->locks_ = record.posix_locks;
   return to_object(std::move(table));
 }
 
@@ -106,22 +115,41 @@ bool RestoredFileTable::Install::close_gap(Batch& batch, BatchChecks& checks, un
   return true;
 }
 
-void RestoredFileTable::Install::fill(Batch& batch, BatchChecks& checks) {
+bool RestoredFileTable::Install::duplicate(Batch& batch, BatchChecks& checks) {
   for (; duplicated_ < entries_.size(); ++duplicated_) {
-    if (!batch.has_room(1)) return;
+    if (!batch.has_room(1)) return false;
     const Entry& entry = entries_[duplicated_];
     checks.add(
         batch.call(SYS_dup3, entry.file->descriptor_for(entry.fd), entry.fd, entry.close_on_exec ? O_CLOEXEC : 0),
         fmt::format("make descriptor {}", entry.fd));
   }
+  return true;
+}
+
+bool RestoredFileTable::Install::close_others(Batch& batch, BatchChecks& checks) {
   for (; gaps_ < entries_.size(); ++gaps_) {
     const int begin = gaps_ == 0 ? 0 : entries_[gaps_ - 1].fd + 1;
     const int end = entries_[gaps_].fd;
     if (begin == end) continue;
-    if (!close_gap(batch, checks, static_cast<unsigned>(begin), static_cast<unsigned>(end - 1))) return;
+    if (!close_gap(batch, checks, static_cast<unsigned>(begin), static_cast<unsigned>(end - 1))) return false;
   }
+  if (gaps_ > entries_.size()) return true;
   const unsigned behind = entries_.empty() ? 0 : static_cast<unsigned>(entries_.back().fd) + 1;
-  done_ = close_gap(batch, checks, behind, kNoEnd);
+  if (!close_gap(batch, checks, behind, kNoEnd)) return false;
+  ++gaps_;
+  return true;
+}
+
+bool RestoredFileTable::Install::lock(Batch& batch, BatchChecks& checks) {
+  for (; locked_ < locks_.size(); ++locked_) {
+    if (!batch.has_room(1, sizeof(struct ::flock))) return false;
+    take_posix_lock(locks_[locked_].fd, locks_[locked_].lock, batch, checks);
+  }
+  return true;
+}
+
+void RestoredFileTable::Install::fill(Batch& batch, BatchChecks& checks) {
+  done_ = duplicate(batch, checks) && close_others(batch, checks) && lock(batch, checks);
 }
 
 }  // namespace stasis

@@ -9,6 +9,7 @@
 
 #include "image/record_types.h"
 #include "resource/kinds.h"
+#include "resource/locks/file_lock.h"
 #include "resource/open_file/open_file.h"
 #include "resource/restart_context.h"
 #include "stasis/image_schema.h"
@@ -30,13 +31,28 @@ struct DescriptorRecord {
   }
 };
 
+// A POSIX record lock of the process, by a descriptor through which it was taken.
+struct PosixLockRecord {
+  std::int32_t fd = 0;
+  FileLockRecord lock;
+
+  static constexpr auto fields() {
+    return std::tuple{field<1>("fd", &PosixLockRecord::fd), field<2>("lock", &PosixLockRecord::lock)};
+  }
+};
+
 struct FileTableRecord {
   static constexpr RecordType kType = RecordType::kFileTable;
   static constexpr std::string_view kName = "file_table";
 
   std::vector<DescriptorRecord> descriptors;  // ascending by number
 
-  static constexpr auto fields() { return std::tuple{field<1>("descriptors", &FileTableRecord::descriptors)}; }
+  std::vector<PosixLockRecord> posix_locks;
+
+  static constexpr auto fields() {
+    return std::tuple{field<1>("descriptors", &FileTableRecord::descriptors),
+                      field<2>("posix_locks", &FileTableRecord::posix_locks)};
+  }
 };
 
 // Object = DescriptorTable* (of the checkpoint's OpenFileTable). Writes the files' objects, then the table.
@@ -72,24 +88,30 @@ class RestoredFileTable : public RestoredObject {
    public:
     // REQUIRES: the object hash still has the table's files, and keeps them until done().
     static Result<Install> plan(const RestoredFileTable& table);
-    // Adds as many calls as the batch has room for: dup3 of each parked descriptor, and at last close_range of all
-    // numbers that are not in the table.
+    // Adds as many calls as the batch has room for: dup3 of each parked descriptor, close_range of all numbers that are
+    // not in the table, and at last the process's record locks, which closing would release.
     void fill(Batch& batch, BatchChecks& checks);
     bool done() const { return done_; }
 
    private:
-    explicit Install(const RestoredFileTable& table) : entries_(table.entries_) {}
+    explicit Install(const RestoredFileTable& table) : entries_(table.entries_), locks_(table.locks_) {}
+    bool duplicate(Batch& batch, BatchChecks& checks);
+    bool close_others(Batch& batch, BatchChecks& checks);
+    bool lock(Batch& batch, BatchChecks& checks);
     bool close_gap(Batch& batch, BatchChecks& checks, unsigned first, unsigned last) const;
 
     std::span<const Entry> entries_;
+    std::span<const PosixLockRecord> locks_;
     std::size_t duplicated_ = 0;
-    std::size_t gaps_ = 0;  // entries whose gap before them is closed
+    std::size_t gaps_ = 0;  // entries whose gap before them is closed; one more: the one behind all
+    std::size_t locked_ = 0;
     bool done_ = false;
   };
 
  private:
   friend Result<void*> restore_file_table(void* context, ObjRef ref);
   std::vector<Entry> entries_;
+  std::vector<PosixLockRecord> locks_;
 };
 
 }  // namespace stasis

@@ -10,6 +10,7 @@
 #include <array>
 
 #include "arch/x86_64/thunk.h"
+#include "resource/testing/child.h"
 #include "resource/testing/round_trip.h"
 
 namespace stasis {
@@ -18,6 +19,11 @@ namespace {
 using testing::find_file;
 using testing::gather_own_files;
 
+std::vector<kernel::FileLock> locks_of(const OpenFileTable& table, int fd) {
+  const auto& slots = table.descriptors.front().slots;
+  return std::ranges::find(slots, fd, &DescriptorTable::Slot::fd)->locks;
+}
+
 // A table of some of the test's own descriptors, saved and restored.
 class TableTrip {
  public:
@@ -25,15 +31,18 @@ class TableTrip {
     const OpenFileTable table = gather_own_files();
     DescriptorTable chosen{.pid = HostPid(::getpid()), .slots = {}};
     for (const auto& [number, fd] : numbers) {
-      chosen.slots.push_back({number, std::ranges::find(cloexec, number) != cloexec.end(), find_file(table, fd)});
+      chosen.slots.push_back({.fd = number,
+                              .close_on_exec = std::ranges::find(cloexec, number) != cloexec.end(),
+                              .file = find_file(table, fd),
+                              .locks = locks_of(table, fd)});
     }
     ImageWriter writer = STASIS_TRY(ImageWriter::create(dir_ / "image", {.durability = Durability::kFast}));
     STASIS_TRY(writer.write(sample::environment()));
     ObjHash objects(object_table(ObjectUse::kCheckpoint));
-    DeferQueue deferred;
+    DeferQueue deferred, contents;
     const CheckpointPolicy policy;
     const Patience patience(std::chrono::seconds(60), nullptr);
-    CheckpointContext context{writer, objects, deferred, table, policy, patience};
+    CheckpointContext context{writer, objects, deferred, contents, table, policy, patience};
     ref_ = STASIS_TRY(objects.checkpoint_obj(&context, &chosen, kind::kFileTable));
     STASIS_TRY(writer.end_structure());
     return writer.publish();
@@ -41,7 +50,13 @@ class TableTrip {
   Result<RestoredFileTable*> restore(const RestartPolicy& policy = {}) {
     image_.emplace(STASIS_TRY(ImageReader::open(dir_ / "image", {})));
     const Patience patience(std::chrono::seconds(60), nullptr);
-    RestartContext context{*image_, objects_, deferred_, undo_, policy, patience, kBase, {}, {}};
+    RestartContext context{.image = *image_,
+                           .objects = objects_,
+                           .deferred = deferred_,
+                           .undo = undo_,
+                           .policy = policy,
+                           .patience = patience,
+                           .parking_base = kBase};
     image_->set_object_handler([&](ObjRef ref, ObjType type) -> Result<void> {
       STASIS_TRY(objects_.restore_obj(&context, ref, type));
       return {};
@@ -188,28 +203,57 @@ TEST(FileTable, InheritOfAClosedDescriptorIsRefusedByName) {
   EXPECT_NE(table.error().message().find("--inherit-fd 3=999"), std::string::npos) << table.error().message();
 }
 
-// Images that no checkpoint would write.
-Result<void> read_table(const FileTableRecord& record) {
-  const sample::ScratchDir dir;
-  ImageWriter writer = STASIS_TRY(ImageWriter::create(dir / "image", {.durability = Durability::kFast}));
-  STASIS_TRY(writer.write(sample::environment()));
-  STASIS_TRY(writer.begin_object(ObjRef(1), kind::kFileTable));
-  STASIS_TRY(writer.write(record));
-  STASIS_TRY(writer.end_structure());
-  STASIS_TRY(writer.publish());
-  ImageReader image = STASIS_TRY(ImageReader::open(dir / "image", {}));
-  ObjHash objects(object_table(ObjectUse::kRestart));
-  DeferQueue deferred;
-  UndoQueue undo;
-  const RestartPolicy policy;
-  const Patience patience(std::chrono::seconds(60), nullptr);
-  RestartContext context{image, objects, deferred, undo, policy, patience, 400, {}, {}};
-  image.set_object_handler([&](ObjRef ref, ObjType type) -> Result<void> {
-    STASIS_TRY(objects.restore_obj(&context, ref, type));
-    return {};
-  });
-  STASIS_TRY(image.peek_type());
-  return {};
+TEST(FileTable, RecordLocksOfTheProcessComeBack) {
+  TableTrip trip;
+  const std::string path = trip.dir() / "locked";
+  UniqueFd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  struct ::flock lock{};
+  lock.l_type = F_WRLCK;
+  lock.l_start = 10;
+  lock.l_len = 5;
+  ASSERT_EQ(::fcntl(file.get(), F_SETLK, &lock), 0);
+  lock.l_type = F_RDLCK;
+  lock.l_start = 100;
+  lock.l_len = 0;
+  ASSERT_EQ(::fcntl(file.get(), F_SETLK, &lock), 0);
+  const auto saved = trip.save({{3, file.get()}, {5, file.get()}});
+  ASSERT_TRUE(saved) << saved.error().to_string();
+  const auto table = trip.restore();
+  ASSERT_TRUE(table) << table.error().to_string();
+  file.reset();
+  {
+    // While somebody else has one of the locks, the table is not installed.
+    const testing::Child other([&] {
+      lock.l_type = F_WRLCK;
+      return ::fcntl(::open(path.c_str(), O_RDWR | O_CLOEXEC), F_SETLK, &lock) == 0;
+    });
+    ASSERT_TRUE(other.ready());
+    EXPECT_FALSE(installed(**table, [] { return true; }));
+  }
+  EXPECT_TRUE(installed(
+      **table,
+      [&] {
+        // Somebody else asks.
+        const pid_t other = ::fork();
+        if (other == 0) {
+          const auto holder_of = [&](off_t start, short type) {
+            struct ::flock wanted{};
+            wanted.l_type = type;
+            wanted.l_start = start;
+            wanted.l_len = 1;
+            const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+            return ::fcntl(fd, F_GETLK, &wanted) == 0 && wanted.l_type != F_UNLCK ? wanted.l_pid : 0;
+          };
+          const pid_t owner = ::getppid();
+          const bool good = holder_of(9, F_WRLCK) == 0 && holder_of(10, F_RDLCK) == owner &&
+                            holder_of(14, F_RDLCK) == owner && holder_of(15, F_WRLCK) == 0 &&
+                            holder_of(1000, F_WRLCK) == owner && holder_of(1000, F_RDLCK) == 0;
+          ::_exit(good ? 0 : 1);
+        }
+        int status = 0;
+        return ::waitpid(other, &status, 0) == other && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+      },
+      3));
 }
 
 TEST(FileTable, HostileTablesAreRefused) {
@@ -225,8 +269,10 @@ TEST(FileTable, HostileTablesAreRefused) {
       {entry(0x7fffffff, 2, kind::kPathFile)},
       {entry(4, 2, kind::kPipe)},
       {entry(4, 2, 0xffff)}};
-  for (const auto& descriptors : tables) EXPECT_FALSE(read_table({descriptors}));
-  EXPECT_TRUE(read_table({}));
+  for (const auto& descriptors : tables)
+    EXPECT_FALSE(testing::restore_record(FileTableRecord{.descriptors = descriptors}, kind::kFileTable));
+  EXPECT_FALSE(testing::restore_record(FileTableRecord{.posix_locks = {{.fd = 4, .lock = {}}}}, kind::kFileTable));
+  EXPECT_TRUE(testing::restore_record(FileTableRecord{}, kind::kFileTable));
 }
 
 }  // namespace

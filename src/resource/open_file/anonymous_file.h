@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kinds of descriptor without a path (eventfd, timerfd...) have in common.
+// What the kinds of descriptor without a path (eventfd, timerfd, memfd...) have in common.
 #pragma once
 
 #include <fmt/core.h>
@@ -25,5 +25,9 @@ Result<Number> fdinfo_number(const kernel::FdInfo& info, std::string_view key, i
 
 // Gives an open file description the flags of F_SETFL that another one had.
 Result<void> set_status_flags(int fd, std::uint32_t flags);
+
+// Another opening of the file behind a descriptor of ours, with flags and offset of an opening that was saved. The
+// flags lose O_NOFOLLOW.
+Result<UniqueFd> reopen(int fd, std::uint32_t flags, std::int64_t offset);
 
 }  // namespace stasis

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 
@@ -52,10 +53,14 @@ std::string_view type_name(mode_t mode) {
 
 }  // namespace
 
-std::optional<Obstacle> common_obstacle(const OpenFile& file) {
-  if (!file.info.locks.empty()) {
+std::optional<Obstacle> common_obstacle(const OpenFile& file, const FileKind& kind) {
+  const auto lock = std::ranges::find_if(file.info.locks, [&](const kernel::FileLock& held) {
+    const bool known = held.kind == kernel::LockKind::kFlock || held.kind == kernel::LockKind::kOfd;
+    return !known || !kind.saves_locks;
+  });
+  if (lock != file.info.locks.end()) {
     return file.obstacle(Errc::kUnsupportedObject,
-                         fmt::format("{} is held on it, which can't be saved", lock_name(file.info.locks[0].kind)),
+                         fmt::format("{} is held on it, which can't be saved", lock_name(lock->kind)),
                          "let the program unlock it first");
   }
   if ((file.info.flags & O_ASYNC) != 0) {

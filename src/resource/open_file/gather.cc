@@ -100,6 +100,12 @@ OpenFileTable build_table(std::span<const ProcessHandle> processes, std::vector<
   for (std::size_t i = 0; i < all.size(); ++i) {
     Descriptor& d = all[i];
     const bool close_on_exec = (d.info.flags & O_CLOEXEC) != 0;
+    // POSIX locks are the process's own; the others are seen through every descriptor of the description.
+    std::vector<kernel::FileLock> own_locks;
+    std::erase_if(d.info.locks, [&](const kernel::FileLock& lock) {
+      if (lock.kind == kernel::LockKind::kPosix) own_locks.push_back(lock);
+      return lock.kind == kernel::LockKind::kPosix;
+    });
     if (first_of[i] == i) {
       table.files.push_back(std::make_unique<OpenFile>());
       OpenFile& file = *table.files.back();
@@ -112,7 +118,7 @@ OpenFileTable build_table(std::span<const ProcessHandle> processes, std::vector<
       file_of[i] = file_of[first_of[i]];
     }
     file_of[i]->holders.push_back({d.process->proc->pid(), d.fd, close_on_exec});
-    table.descriptors[d.process_index].slots.push_back({d.fd, close_on_exec, file_of[i]});
+    table.descriptors[d.process_index].slots.push_back({d.fd, close_on_exec, file_of[i], std::move(own_locks)});
   }
   join_inodes(table);
   return table;
@@ -136,9 +142,9 @@ Result<void> look_outside(OpenFileTable& table, std::span<const ProcessHandle> p
   if (known != nullptr) table.outside = *known;
   std::set<std::string> links;
   for (const auto& file : table.files) {
-    if (S_ISFIFO(file->stat.st_mode) && !file->is_path_only() && !table.outside.covers(file->link)) {
-      links.insert(file->link);
-    }
+    // What an outsider could share with the tree without a path: a pipe, a deleted file, a memfd.
+    const bool shareable = S_ISFIFO(file->stat.st_mode) || (S_ISREG(file->stat.st_mode) && file->stat.st_nlink == 0);
+    if (shareable && !file->is_path_only() && !table.outside.covers(file->link)) links.insert(file->link);
   }
   if (links.empty()) return {};
   std::vector<HostPid> tree;

@@ -39,7 +39,7 @@ struct OpenFile {
   std::vector<FileHolder> holders;  // at least one; those that share it by dup, fork or SCM_RIGHTS
   std::string link;                 // what /proc/PID/fd/N says
   struct ::stat stat{};
-  kernel::FdInfo info;  // offset, flags, locks, and the kind's own lines
+  kernel::FdInfo info;  // offset, flags, locks of the description, and the kind's own lines
   UniqueFd held;        // our duplicate (pidfd_getfd); empty in `stasis check`, which takes none
   OpenInode* inode = nullptr;
   std::optional<std::uint64_t> peer_inode;  // of a connected unix socket
@@ -81,6 +81,7 @@ struct DescriptorTable {
     int fd = -1;
     bool close_on_exec = false;
     OpenFile* file = nullptr;
+    std::vector<kernel::FileLock> locks;  // POSIX record locks that the process took by this descriptor
   };
   HostPid pid;
   std::vector<Slot> slots;  // ascending
@@ -106,6 +107,8 @@ struct FileKind {
   bool (*claims)(const OpenFile& file, const OpenFileTable& tree);
   // What keeps it from being saved, if anything does. Null: nothing ever does.
   std::optional<Obstacle> (*obstacle)(const OpenFile& file, const OpenFileTable& tree, const CheckpointPolicy& policy);
+  // Does its checkpoint save flock(2) and open-file-description locks? Else a file with such a lock is refused.
+  bool saves_locks = false;
 };
 
 // The row for a file; null where none claims it (then it is refused by its link name).

@@ -67,10 +67,13 @@ Result<void> OutsideHolders::scan(std::span<const HostPid> tree, const std::set<
       struct ::stat link{};
       // The link's own mode says how the file is open.
       if (::fstatat(::dirfd(fds.get()), entry->d_name, &link, AT_SYMLINK_NOFOLLOW) != 0) continue;
+      struct ::stat file{};
+      if (::fstatat(::dirfd(fds.get()), entry->d_name, &file, 0) != 0) continue;
       add(*found, {.pid = HostPid(*pid),
                    .fd = number(entry->d_name).value_or(-1),
                    .reads = (link.st_mode & S_IRUSR) != 0,
                    .writes = (link.st_mode & S_IWUSR) != 0,
+                   .inode = file.st_ino,
                    .command = command_of(proc_fd, *pid)});
     }
   }

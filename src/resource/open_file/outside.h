@@ -2,6 +2,7 @@
 // OutsideHolders: which processes outside the tree have a pipe, FIFO or socket that the tree has too.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <set>
 #include <span>
@@ -19,6 +20,7 @@ struct OutsideHolder {
   int fd = -1;
   bool reads = false;
   bool writes = false;
+  std::uint64_t inode = 0;
   std::string command;  // its name
 
   // "pid 12 (cat)"

@@ -15,7 +15,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "resource/checkpoint_context.h"
-#include "resource/regular_file/nameless_file.h"
+#include "resource/nameless_file/nameless_file.h"
 
 namespace stasis {
 namespace {
@@ -66,7 +66,7 @@ std::optional<Obstacle> pipe_end_obstacle(const OpenFile& file, const OpenFileTa
         fmt::format("the program has both ends of this pipe, but {} too", describe_outside(file, tree)),
         "checkpoint the process that started both");
   }
-  if (has_name(file)) return nameless_file_obstacle(file);
+  if (has_name(file)) return name_obstacle(file, tree);
   return std::nullopt;
 }
 
@@ -87,7 +87,7 @@ Result<void> checkpoint_pipe(void* context, ObjRef ref, void* object) {
                                      .mode = file.stat.st_mode,
                                      .uid = file.stat.st_uid,
                                      .gid = file.stat.st_gid,
-                                     .fifo = has_name(file) ? file.link : ""});
+                                     .fifo = has_name(file) ? find_name(file).path : ""});
 }
 
 Result<void> checkpoint_pipe_end(void* context, ObjRef ref, void* object) {

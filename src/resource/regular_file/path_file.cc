@@ -15,7 +15,8 @@
 
 #include "resource/checkpoint_context.h"
 #include "resource/kinds.h"
-#include "resource/regular_file/nameless_file.h"
+#include "resource/nameless_file/nameless_file.h"
+#include "resource/open_file/anonymous_file.h"
 
 namespace stasis {
 namespace {
@@ -131,7 +132,7 @@ bool claims_path_file(const OpenFile& file, const OpenFileTable&) {
   return S_ISREG(file.stat.st_mode) || S_ISDIR(file.stat.st_mode) || is_stateless_device(file.stat);
 }
 
-std::optional<Obstacle> path_file_obstacle(const OpenFile& file, const OpenFileTable&, const CheckpointPolicy&) {
+std::optional<Obstacle> path_file_obstacle(const OpenFile& file, const OpenFileTable& tree, const CheckpointPolicy&) {
   constexpr std::uint32_t kKnown = kReopenFlags | kTemporaryBit;
   if ((file.info.flags & ~kKnown) != 0) {
     return file.obstacle(Errc::kUnsupportedObject, fmt::format("unknown flags {:#o}", file.info.flags & ~kKnown));
@@ -143,13 +144,14 @@ std::optional<Obstacle> path_file_obstacle(const OpenFile& file, const OpenFileT
   if (file.writes() && file.link.find("pressure") != std::string::npos && is_synthetic(file)) {
     return file.obstacle(Errc::kUnsupportedObject, "a pressure-stall trigger can't be saved");
   }
-  return nameless_file_obstacle(file);
+  return name_obstacle(file, tree);
 }
 
 Result<void> checkpoint_path_file(void* context, ObjRef ref, void* object) {
   CheckpointContext& ctx = CheckpointContext::of(context);
   const OpenFile& file = *static_cast<OpenFile*>(object);
-  PathFileRecord record{.path = file.link,
+  const NameFound name = find_name(file);
+  PathFileRecord record{.path = name.path,
                         .flags = file.info.flags & kReopenFlags,
                         .offset = file.info.pos,
                         .mode = file.stat.st_mode,
@@ -163,6 +165,14 @@ Result<void> checkpoint_path_file(void* context, ObjRef ref, void* object) {
   // A file born of O_TMPFILE keeps O_DIRECTORY as a part of that flag.
   if (!S_ISDIR(record.mode)) record.flags &= ~unsigned{O_DIRECTORY};
   if (file.held) record.birth_ns = birth_time(file.held.get());
+  for (const kernel::FileLock& lock : file.info.locks) {
+    if (const auto known = to_record(lock)) record.locks.push_back(*known);
+  }
+  if (name.state == FileName::kDeleted) {
+    record.nameless = STASIS_TRY(ctx.objects.checkpoint_obj(context, file.inode, kind::kNamelessFile));
+  } else if (name.state != FileName::kLeadsToIt) {
+    return name_obstacle(file, ctx.files)->to_error();
+  }
   return ctx.write_object(ref, kind::kPathFile, record);
 }
 
@@ -193,7 +203,25 @@ Result<void> truncate_later(const PathFileRecord& record, int fd, DeferQueue& de
   });
 }
 
+// At the end: until then the program that was saved may still be ending.
+Result<void> lock_later(const PathFileRecord& record, int fd, RestartContext& ctx) {
+  if (record.locks.empty()) return {};
+  UniqueFd own = STASIS_TRY(ctx.park_duplicate(fd));
+  return ctx.deferred.add([locks = record.locks, path = record.path, own = std::move(own)]() -> Result<void> {
+    for (const FileLockRecord& lock : locks) STASIS_TRY(take_lock(own.get(), lock, path));
+    return {};
+  });
+}
+
+Result<UniqueFd> restore_nameless(const PathFileRecord& record, RestartContext& ctx) {
+  const auto* const file =
+      STASIS_TRY(fetch_restored<RestoredNamelessFile>(ctx.objects, record.nameless, kind::kNamelessFile));
+  UniqueFd opened = STASIS_TRY(reopen(file->fd.get(), record.flags, record.offset));
+  return ctx.park(std::move(opened));
+}
+
 Result<UniqueFd> restore(const PathFileRecord& record, RestartContext& ctx) {
+  if (record.nameless) return restore_nameless(record, ctx);
   auto opened = open_again(record, ctx);
   if (!opened && opened.error().code() == Errc::kFileMissing) {
     return std::move(opened).error().with_help("put the file back to where it was");
@@ -215,6 +243,7 @@ Result<void*> restore_path_file(void* context, ObjRef) {
   const PathFileRecord record = STASIS_TRY(ctx.image.read<PathFileRecord>());
   auto file = std::make_unique<RestoredFile>();
   file->fd = STASIS_TRY(restore(record, ctx));
+  STASIS_TRY(lock_later(record, file->fd.get(), ctx));
   return to_object(std::move(file));
 }
 

@@ -7,9 +7,11 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "image/record_types.h"
 #include "resource/kinds.h"
+#include "resource/locks/file_lock.h"
 #include "resource/open_file/open_file.h"
 #include "resource/restart_context.h"
 #include "stasis/image_schema.h"
@@ -29,9 +31,11 @@ struct PathFileRecord {
   std::uint64_t device_number = 0;  // of a device file
   std::uint64_t size = 0;
   std::int64_t mtime_ns = 0;
-  std::int64_t birth_ns = 0;  // 0: the file system does not tell
-  bool tree_writes = false;   // the tree could write the file, by this or another opening
-  bool synthetic = false;     // in /proc, /sys and the like: size and times mean nothing
+  std::int64_t birth_ns = 0;          // 0: the file system does not tell
+  bool tree_writes = false;           // the tree could write the file, by this or another opening
+  ObjRef nameless;                    // set: no path leads to the file, it is this object
+  std::vector<FileLockRecord> locks;  // flock(2) and open-file-description locks
+  bool synthetic = false;             // in /proc, /sys and the like: size and times mean nothing
 
   static constexpr auto fields() {
     using R = PathFileRecord;
@@ -46,7 +50,9 @@ struct PathFileRecord {
                       field<9>("mtime_ns", &R::mtime_ns),
                       field<10>("birth_ns", &R::birth_ns),
                       field<11>("tree_writes", &R::tree_writes),
-                      field<12>("synthetic", &R::synthetic)};
+                      field<12>("synthetic", &R::synthetic),
+                      field<13>("nameless", &R::nameless, Null::kAllowed),
+                      field<14>("locks", &R::locks)};
   }
 };
 
@@ -78,6 +84,7 @@ Result<void*> restore_path_file(void* context, ObjRef ref);
 inline constexpr FileKind kPathFileKind = {
     .ops = {kind::kPathFile, "path_file", nullptr, RestoredObject::drop, checkpoint_path_file, restore_path_file},
     .claims = claims_path_file,
-    .obstacle = path_file_obstacle};
+    .obstacle = path_file_obstacle,
+    .saves_locks = true};
 
 }  // namespace stasis

@@ -8,7 +8,7 @@
 #include <array>
 #include <filesystem>
 
-#include "resource/regular_file/nameless_file.h"
+#include "resource/nameless_file/nameless_file.h"
 #include "resource/testing/round_trip.h"
 
 namespace stasis {
@@ -152,7 +152,7 @@ class NamedFile : public ::testing::Test {
  protected:
   FileName name_of(const UniqueFd& fd) {
     const OpenFileTable table = gather_own_files();
-    return check_name(*find_file(table, fd.get()));
+    return find_name(*find_file(table, fd.get())).state;
   }
   const sample::ScratchDir dir_;
   const std::string path_ = dir_ / "file";
@@ -166,13 +166,9 @@ TEST_F(NamedFile, RenamedFilesAreFoundUnderTheirNewName) {
   EXPECT_EQ(name_of(fd_), FileName::kLeadsToIt);
 }
 
-TEST_F(NamedFile, ADeletedFileIsRefused) {
+TEST_F(NamedFile, ADeletedFileIsSeenToBe) {
   ASSERT_EQ(::unlink(path_.c_str()), 0);
   EXPECT_EQ(name_of(fd_), FileName::kDeleted);
-  RoundTrip trip;
-  const auto saved = trip.save({fd_.get()});
-  ASSERT_FALSE(saved);
-  EXPECT_NE(saved.error().message().find(path_), std::string::npos);
 }
 
 TEST_F(NamedFile, ADeletedFileIsNotTakenForItsSuccessor) {
@@ -181,10 +177,24 @@ TEST_F(NamedFile, ADeletedFileIsNotTakenForItsSuccessor) {
   EXPECT_EQ(name_of(fd_), FileName::kDeleted);
 }
 
-TEST_F(NamedFile, DeletedButLinkedElsewhere) {
+TEST_F(NamedFile, AnotherNameInTheSameDirectoryIsFound) {
   ASSERT_EQ(::link(path_.c_str(), (dir_ / "other").c_str()), 0);
   ASSERT_EQ(::unlink(path_.c_str()), 0);
-  EXPECT_EQ(name_of(fd_), FileName::kDeleted);
+  const OpenFileTable table = gather_own_files();
+  const NameFound name = find_name(*find_file(table, fd_.get()));
+  EXPECT_EQ(name.state, FileName::kLeadsToIt);
+  EXPECT_EQ(name.path, dir_ / "other");
+}
+
+TEST_F(NamedFile, ANameInAnotherDirectoryIsNot) {
+  ASSERT_EQ(::mkdir((dir_ / "elsewhere").c_str(), 0700), 0);
+  ASSERT_EQ(::link(path_.c_str(), (dir_ / "elsewhere/other").c_str()), 0);
+  ASSERT_EQ(::unlink(path_.c_str()), 0);
+  EXPECT_EQ(name_of(fd_), FileName::kLinkedElsewhere);
+  RoundTrip trip;
+  const auto saved = trip.save({fd_.get()});
+  ASSERT_FALSE(saved);
+  EXPECT_NE(saved.error().message().find(path_), std::string::npos);
 }
 
 TEST_F(NamedFile, NamesWithNewlinesAndWordsOfTheKernelAreGood) {

@@ -49,6 +49,38 @@ inline ImageReader empty_image(const sample::ScratchDir& dir) {
   return *ImageReader::open(dir / "empty", {});
 }
 
+// Restores one object from an image that holds nothing else, as a hostile one may.
+template <SchemaRecord T>
+Result<void> restore_record(const T& record, ObjType type) {
+  const sample::ScratchDir dir;
+  ImageWriter writer = STASIS_TRY(ImageWriter::create(dir / "image", {.durability = Durability::kFast}));
+  STASIS_TRY(writer.write(sample::environment()));
+  STASIS_TRY(writer.begin_object(ObjRef(1), type));
+  STASIS_TRY(writer.write(record));
+  STASIS_TRY(writer.end_structure());
+  STASIS_TRY(writer.publish());
+  ImageReader image = STASIS_TRY(ImageReader::open(dir / "image", {}));
+  ObjHash objects(object_table(ObjectUse::kRestart));
+  DeferQueue deferred;
+  UndoQueue undo;
+  const RestartPolicy policy;
+  const Patience patience(std::chrono::seconds(60), nullptr);
+  RestartContext context{.image = image,
+                         .objects = objects,
+                         .deferred = deferred,
+                         .undo = undo,
+                         .policy = policy,
+                         .patience = patience,
+                         .parking_base = 300};
+  image.set_object_handler([&](ObjRef ref, ObjType object_type) -> Result<void> {
+    STASIS_TRY(objects.restore_obj(&context, ref, object_type));
+    return {};
+  });
+  STASIS_TRY(image.peek_type());
+  STASIS_TRY(deferred.run());
+  return {};
+}
+
 // save() some files, close them, restore() the image, look at them by fetch().
 class RoundTrip {
  public:
@@ -61,10 +93,10 @@ class RoundTrip {
     ImageWriter writer = STASIS_TRY(ImageWriter::create(dir_ / "image", {.durability = Durability::kFast}));
     STASIS_TRY(writer.write(sample::environment()));
     ObjHash objects(object_table(ObjectUse::kCheckpoint));
-    DeferQueue deferred;
+    DeferQueue deferred, contents;
     const CheckpointPolicy policy;
     const Patience patience(std::chrono::seconds(60), nullptr);
-    CheckpointContext context{writer, objects, deferred, table, policy, patience};
+    CheckpointContext context{writer, objects, deferred, contents, table, policy, patience};
     for (const int fd : fds) {
       OpenFile* const file = find_file(table, fd);
       const FileKind* const kind = file != nullptr ? find_file_kind(*file, table) : nullptr;
@@ -75,6 +107,7 @@ class RoundTrip {
       saved_.push_back({ref, kind->ops.type});
     }
     STASIS_TRY(writer.end_structure());
+    STASIS_TRY(contents.run());
     return writer.publish();
   }
   // Restores every object of the image, and runs what was put off.
@@ -83,12 +116,22 @@ class RoundTrip {
     image_.emplace(STASIS_TRY(ImageReader::open(dir_ / "image", {})));
     restored_.emplace(object_table(ObjectUse::kRestart));
     const Patience patience(std::chrono::seconds(60), nullptr);
-    RestartContext context{*image_, *restored_, deferred_, undo_, policy_, patience, kParkingBase, {}, {}};
+    RestartContext context{.image = *image_,
+                           .objects = *restored_,
+                           .deferred = deferred_,
+                           .undo = undo_,
+                           .policy = policy_,
+                           .patience = patience,
+                           .parking_base = kParkingBase};
     image_->set_object_handler([&](ObjRef ref, ObjType type) -> Result<void> {
       STASIS_TRY(restored_->restore_obj(&context, ref, type));
       return {};
     });
     STASIS_TRY(image_->peek_type());
+    std::vector<std::byte> pages;
+    while (const auto chunk = STASIS_TRY(image_->next_chunk(pages))) {
+      STASIS_TRY(context.contents.at(chunk->object)->fill(chunk->runs, pages));
+    }
     STASIS_TRY(deferred_.run());
     undo_.dismiss();
     return {};

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "resource/shared_memory/shared_memory.h"
+
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <linux/magic.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <memory>
+#include <string_view>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "kernel/descriptors.h"
+#include "resource/checkpoint_context.h"
+#include "resource/file_contents/file_contents.h"
+#include "resource/open_file/anonymous_file.h"
+
+#ifndef F_SEAL_EXEC
+#define F_SEAL_EXEC 0x0020  // Linux 6.3
+#endif
+
+namespace stasis {
+namespace {
+
+constexpr std::string_view kPrefix = "/memfd:";
+constexpr std::string_view kSuffix = " (deleted)";
+constexpr std::uint64_t kMaxSize = std::uint64_t{1} << 62;
+
+bool is_huge(const OpenFile& file) {
+  struct ::statfs fs{};
+  return file.held && ::fstatfs(file.held.get(), &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC;
+}
+
+Result<void> finish(const SharedMemoryRecord& record, const RestartContext& ctx, int fd) {
+  const auto rights = STASIS_TRY(ctx.take_rights());
+  struct ::stat stat{};
+  if (::fstat(fd, &stat) != 0) return Error::from_errno(errno, "fstat of a memfd");
+  if ((stat.st_uid != record.uid || stat.st_gid != record.gid) && ::fchown(fd, record.uid, record.gid) != 0) {
+    log::info("files", "the owner of the memfd {} can't be set", record.name);
+  }
+  if ((stat.st_mode & 07777) != (record.mode & 07777) && ::fchmod(fd, record.mode & 07777) != 0) {
+    return Error::from_errno(errno, fmt::format("set the mode of memfd {}", record.name));
+  }
+  const auto missing = record.seals & ~static_cast<std::uint32_t>(::fcntl(fd, F_GET_SEALS));
+  if (missing == 0 || ::fcntl(fd, F_ADD_SEALS, static_cast<int>(missing)) == 0) return {};
+  return Error::from_errno(errno, fmt::format("seal memfd {}", record.name));
+}
+
+}  // namespace
+
+bool claims_mem_fd(const OpenFile& file, const OpenFileTable&) {
+  return S_ISREG(file.stat.st_mode) && file.stat.st_nlink == 0 && file.link.starts_with(kPrefix) &&
+         file.link.ends_with(kSuffix);
+}
+
+std::optional<Obstacle> mem_fd_obstacle(const OpenFile& file, const OpenFileTable& tree, const CheckpointPolicy&) {
+  if (is_huge(file)) return file.obstacle(Errc::kUnsupportedObject, "a memfd of huge pages can't be saved");
+  for (const OutsideHolder& holder : tree.outside.of(file.link)) {
+    // Names of memfds are not unique; only an unnamed inode number would tell.
+    if (!holder.writes && !tree.tree_writes(file)) continue;
+    if (holder.inode != file.stat.st_ino) continue;
+    return file.obstacle(Errc::kExternalPeer, fmt::format("{} shares this memory", holder.to_string()),
+                         "checkpoint the process that started both");
+  }
+  return std::nullopt;
+}
+
+Result<void> checkpoint_shared_memory(void* context, ObjRef ref, void* object) {
+  CheckpointContext& ctx = CheckpointContext::of(context);
+  const OpenInode& inode = *static_cast<OpenInode*>(object);
+  const OpenFile& file = *inode.files.front();
+  SharedMemoryRecord record{.size = static_cast<std::uint64_t>(file.stat.st_size),
+                            .mode = file.stat.st_mode,
+                            .uid = file.stat.st_uid,
+                            .gid = file.stat.st_gid};
+  record.name = file.link.substr(kPrefix.size(), file.link.size() - kPrefix.size() - kSuffix.size());
+  UniqueFd fd = STASIS_TRY(open_for_reading(inode));
+  const int seals = ::fcntl(fd.get(), F_GET_SEALS);
+  if (seals < 0) return Error::from_errno(errno, "ask for the seals of a memfd");
+  record.seals = static_cast<std::uint32_t>(seals);
+  if (record.size != 0) {
+    STASIS_TRY(ctx.contents.add([&image = ctx.image, &patience = ctx.patience, ref, fd = std::move(fd),
+                                 size = record.size] { return write_contents(image, ref, fd.get(), size, patience); }));
+  }
+  return ctx.write_object(ref, kind::kSharedMemory, record);
+}
+
+Result<void> checkpoint_mem_fd(void* context, ObjRef ref, void* object) {
+  CheckpointContext& ctx = CheckpointContext::of(context);
+  const OpenFile& file = *static_cast<OpenFile*>(object);
+  const ObjRef memory = STASIS_TRY(ctx.objects.checkpoint_obj(context, file.inode, kind::kSharedMemory));
+  return ctx.write_object(ref, kind::kMemFd,
+                          MemFdRecord{.memory = memory, .flags = file.info.flags, .offset = file.info.pos});
+}
+
+Result<void*> restore_shared_memory(void* context, ObjRef ref) {
+  RestartContext& ctx = RestartContext::of(context);
+  const SharedMemoryRecord record = STASIS_TRY(ctx.image.read<SharedMemoryRecord>());
+  if (!S_ISREG(record.mode) || record.size > kMaxSize || record.name.find('\0') != std::string::npos) {
+    return Error(Errc::kBadImage, "a memfd of an impossible kind");
+  }
+  auto memory = std::make_unique<RestoredSharedMemory>();
+  memory->size = record.size;
+  const bool executable = (record.mode & 0111) != 0;
+  UniqueFd fd;
+  {
+    const auto rights = STASIS_TRY(ctx.take_rights());  // it belongs to whom the image belongs to
+    fd = STASIS_TRY(kernel::memfd_create(record.name.c_str(), MFD_ALLOW_SEALING | (executable ? kernel::kMfdExec : 0)));
+  }
+  memory->fd = STASIS_TRY(ctx.park(std::move(fd)));
+  if (::ftruncate(memory->fd.get(), static_cast<off_t>(record.size)) != 0) {
+    return Error::from_errno(errno, fmt::format("give memfd {} its size", record.name));
+  }
+  UniqueFd own = STASIS_TRY(ctx.park_duplicate(memory->fd.get()));
+  STASIS_TRY(ctx.deferred.add([&ctx, record, own = std::move(own)] { return finish(record, ctx, own.get()); }));
+  ctx.contents[ref] = memory.get();
+  return to_object(std::move(memory));
+}
+
+Result<void> RestoredSharedMemory::fill(std::span<const PageRun> runs, std::span<const std::byte> pages) {
+  return fill_contents(fd.get(), size, runs, pages);
+}
+
+Result<void*> restore_mem_fd(void* context, ObjRef) {
+  RestartContext& ctx = RestartContext::of(context);
+  const MemFdRecord record = STASIS_TRY(ctx.image.read<MemFdRecord>());
+  const auto* const memory =
+      STASIS_TRY(fetch_restored<RestoredSharedMemory>(ctx.objects, record.memory, kind::kSharedMemory));
+  auto file = std::make_unique<RestoredFile>();
+  UniqueFd fd = STASIS_TRY(reopen(memory->fd.get(), record.flags, record.offset));
+  file->fd = STASIS_TRY(ctx.park(std::move(fd)));
+  return to_object(std::move(file));
+}
+
+}  // namespace stasis
