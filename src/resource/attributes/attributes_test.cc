@@ -162,6 +162,22 @@ TEST(ThreadAttributes, CpuidFaultingIsRestoredWhereTheProcessorHasIt) {
   EXPECT_EQ(ask_thread(frozen_fresh), wanted);
 }
 
+TEST(ThreadAttributes, IdlePolicyKeepsItsNiceValue) {
+  Child odd([] {
+    return kernel::set_nice(HostPid(0), 4).has_value() &&
+           kernel::set_sched_attr(HostPid(0), {.policy = kernel::kSchedIdle}).has_value();
+  });
+  Child fresh;
+  ASSERT_TRUE(odd.ready() && fresh.ready());
+  Frozen frozen_odd(odd.pid());
+  Frozen frozen_fresh(fresh.pid());
+  const ThreadAttributes wanted = ask_thread(frozen_odd);
+  EXPECT_EQ(wanted.nice, 4);
+  EXPECT_EQ(wanted.policy, kernel::kSchedIdle);
+  restore_thread(frozen_fresh, wanted);
+  EXPECT_EQ(ask_thread(frozen_fresh), wanted);
+}
+
 TEST(ThreadAttributes, RealTimePolicyKeepsItsNiceValue) {
   Child odd([] {
     return kernel::set_nice(HostPid(0), 3).has_value() &&

@@ -8,11 +8,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
 
 #include "base/file.h"
+#include "kernel/kcmp.h"
 #include "resource/task_obstacles/task_obstacles.h"
 
 namespace stasis {
@@ -123,6 +125,21 @@ void add_namespace_init(const ProcDir& proc, const ProcStatus& own, TaskFacts& f
   facts.init_namespaces = namespace_ids(init);
 }
 
+// Does its namespace hold any semaphores? The first line is a heading.
+bool semaphores_exist() {
+  const auto text = read_file(AT_FDCWD, "/proc/sysvipc/sem");
+  return text && std::ranges::count(*text, '\n') > 1;
+}
+
+// The kernel tells whether there is a list of undo values, but not whether anything stands in it; and every process
+// that ever made a thread has a list (CLONE_SYSVSEM). So only a process of one thread is suspected, where semaphores
+// exist.
+bool may_undo_semaphores(const ProcDir& proc, const TaskFacts& facts, const Observer& observer) {
+  if (facts.threads.size() != 1 || !semaphores_exist()) return false;
+  const auto order = kernel::kcmp(kernel::KcmpType::kSysvSem, proc.pid(), observer.without_undo);
+  return order && *order != std::partial_ordering::equivalent;
+}
+
 }  // namespace
 
 Result<TaskFacts> look_at_task(const ProcDir& proc, const Observer& observer) {
@@ -146,8 +163,7 @@ Result<TaskFacts> look_at_task(const ProcDir& proc, const Observer& observer) {
   const struct ::stat root = STASIS_TRY(proc.link_stat("root"));
   facts.root = {.device = root.st_dev, .inode = root.st_ino};
   if (facts.namespaces != observer.namespaces) add_namespace_init(proc, status, facts);
-  // Not asked: kcmp(KCMP_SYSVSEM) tells that an undo list exists, but every program that ever had a thread has an empty one
-  // (copy_semundo() in ipc/sem.c), so it would refuse nearly everything.
+  facts.semaphore_undo = may_undo_semaphores(proc, facts, observer);
   facts.timers = STASIS_TRY(proc.timers());
   return facts;
 }

@@ -149,7 +149,7 @@ void Judge::judge_rest() {
     add(Errc::kUnsupportedTask, "program", "it is not a 64-bit x86 program", "only those can be saved");
   if (facts_.semaphore_undo) {
     add(Errc::kUnsupportedObject, "semaphore undo list",
-        "it uses System V semaphores with SEM_UNDO, whose values the kernel does not tell");
+        "it seems to use System V semaphores with SEM_UNDO, whose values the kernel does not tell");
   }
   Obstacles timers = find_timer_obstacles(facts_.pid, facts_.timers, facts_.tids);
   std::ranges::move(timers, std::back_inserter(found_));
