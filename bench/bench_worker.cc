@@ -4,6 +4,8 @@
 //   idle_latency: from submission to the start of the task on a thread that sleeps (stasis_spin: that still spins).
 // stasis queues intrusive works, which is what it is for; stasis_post allocates a callable each, as the others do.
 #include <memory>
+#include <optional>
+#include <type_traits>
 
 #include "pool_bench.h"
 #include "pools.h"
@@ -44,17 +46,28 @@ void throughput_stasis_post(benchmark::State& state) {
   });
 }
 
+// A pool of one thread, on the second CPU, which has run a task.
+template <class Pool>
+std::unique_ptr<Pool> make_pool() {
+  const int cpu = two_cpus()[1];
+  std::unique_ptr<Pool> pool;
+  std::optional<ScopedCpus> there;
+  if constexpr (std::is_constructible_v<Pool, unsigned, int>) {
+    pool = std::make_unique<Pool>(1U, cpu);
+  } else {
+    there.emplace(std::initializer_list<int>{cpu});  // its thread inherits that, made now or at the first task
+    pool = std::make_unique<Pool>(1U);
+  }
+  std::atomic<bool> warm{false};
+  pool->submit([&warm] { warm = true; });
+  while (!warm) std::this_thread::yield();
+  return pool;
+}
+
 template <class Pool>
 void throughput_of(benchmark::State& state) {
   RunCounter counter;
-  std::unique_ptr<Pool> pool;
-  {
-    // Some pools make their threads at the first task.
-    const ScopedCpus there({two_cpus()[1]});
-    pool = std::make_unique<Pool>(1U);
-    pool->submit([&counter] { counter.count(); });
-    counter.await(1);
-  }
+  const std::unique_ptr<Pool> pool = make_pool<Pool>();
   measure_throughput(state, counter, 1, kBatch, [&](unsigned) {
     for (std::size_t i = 0; i < kBatch; ++i) pool->submit([&counter] { counter.count(); });
   });
@@ -77,14 +90,7 @@ void latency_stasis(benchmark::State& state, Clock::Duration spin, std::chrono::
 
 template <class Pool>
 void latency_of(benchmark::State& state) {
-  std::unique_ptr<Pool> pool;
-  {
-    const ScopedCpus there({two_cpus()[1]});
-    pool = std::make_unique<Pool>(1U);
-    std::atomic<bool> warm{false};
-    pool->submit([&warm] { warm = true; });
-    while (!warm) std::this_thread::yield();
-  }
+  const std::unique_ptr<Pool> pool = make_pool<Pool>();
   measure_latency(state, kSamples, kPause, [&](std::atomic<std::int64_t>& arrived) {
     pool->submit([&arrived] { arrived.store(now_ns(), std::memory_order_release); });
   });

@@ -13,6 +13,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <ctime>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -59,12 +60,12 @@ class RunCounter {
  public:
   void count() noexcept {
     thread_local Slot* slot = nullptr;
-    thread_local const RunCounter* owner = nullptr;
-    if (owner != this) {
+    thread_local std::uint64_t owner = 0;
+    if (owner != id_) {
       const std::lock_guard lock(mutex_);
       slots_.push_back(std::make_unique<Slot>());
       slot = slots_.back().get();
-      owner = this;
+      owner = id_;
     }
     slot->runs.store(slot->runs.load(std::memory_order_relaxed) + 1, std::memory_order_release);
   }
@@ -83,34 +84,50 @@ class RunCounter {
   struct alignas(128) Slot {
     std::atomic<std::uint64_t> runs{0};
   };
+  static std::uint64_t new_id() {
+    static std::atomic<std::uint64_t> last{0};
+    return ++last;
+  }
+  const std::uint64_t id_ = new_id();  // not the address: a pool's threads may outlive it, and meet the next one there
   std::mutex mutex_;
   std::vector<std::unique_ptr<Slot>> slots_;
 };
 
-// `batches` calls of submit_batch(producer) on each of `producers` threads, each `batch` tasks; time per task until all
-// have run. A producer runs on its own CPU.
+inline double cpu_seconds(clockid_t clock) {
+  timespec time{};
+  ::clock_gettime(clock, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
+// Calls submit_batch(producer), which submits `batch` tasks, on each of `producers` threads, each on its own CPU. Time
+// per task until all have run. Since elapsed time is at the mercy of whatever else the machine does, the CPU time that
+// a task cost its producer, and all other threads, is given as well.
 template <class SubmitBatch>
 void measure_throughput(benchmark::State& state, RunCounter& counter, unsigned producers, std::size_t batch,
                         SubmitBatch submit_batch) {
   const auto cpus = two_cpus();
   std::uint64_t expected = counter.sum();
+  std::atomic<double> producing{0};
+  const auto produce = [&](unsigned producer) {
+    const ScopedCpus here({cpus[producer % 2]});
+    const double start = cpu_seconds(CLOCK_THREAD_CPUTIME_ID);
+    submit_batch(producer);
+    producing.fetch_add(cpu_seconds(CLOCK_THREAD_CPUTIME_ID) - start);
+  };
+  const double start = cpu_seconds(CLOCK_PROCESS_CPUTIME_ID);
   for (auto _ : state) {
     expected += producers * batch;
     std::vector<std::thread> others;
-    for (unsigned i = 1; i < producers; ++i) {
-      others.emplace_back([&, i] {
-        const ScopedCpus here({cpus[i % 2]});
-        submit_batch(i);
-      });
-    }
-    {
-      const ScopedCpus here({cpus[0]});
-      submit_batch(0U);
-    }
+    for (unsigned i = 1; i < producers; ++i) others.emplace_back([&, i] { produce(i); });
+    produce(0);
     for (std::thread& other : others) other.join();
     counter.await(expected);
   }
-  state.SetItemsProcessed(static_cast<std::int64_t>(state.iterations() * producers * batch));
+  const double tasks = static_cast<double>(state.iterations()) * producers * static_cast<double>(batch);
+  state.SetItemsProcessed(static_cast<std::int64_t>(tasks));
+  const double all = cpu_seconds(CLOCK_PROCESS_CPUTIME_ID) - start;
+  state.counters["producer_cpu_ns"] = producing / tasks * 1e9;
+  state.counters["runner_cpu_ns"] = (all - producing) / tasks * 1e9;
 }
 
 // Median over `samples` of the time from submit() to the start of the task on a thread that has been idle for `pause`.

@@ -22,8 +22,10 @@
 #include <asio.hpp>
 #endif
 #ifdef STASIS_PEER_TBB
+#include <sched.h>
 #include <tbb/global_control.h>
 #include <tbb/task_arena.h>
+#include <tbb/task_scheduler_observer.h>
 #endif
 #ifdef STASIS_PEER_MOODYCAMEL
 #include <concurrentqueue/blockingconcurrentqueue.h>
@@ -96,11 +98,29 @@ class AsioPool {
 
 #ifdef STASIS_PEER_TBB
 class TbbPool {
+  class Binder : public tbb::task_scheduler_observer {
+   public:
+    Binder(tbb::task_arena& arena, int cpu) : task_scheduler_observer(arena), cpu_(cpu) { observe(cpu >= 0); }
+    ~Binder() override { observe(false); }
+    void on_scheduler_entry(bool) override {
+      cpu_set_t set;
+      CPU_ZERO(&set);
+      CPU_SET(static_cast<unsigned>(cpu_), &set);
+      ::sched_setaffinity(0, sizeof set, &set);
+    }
+
+   private:
+    const int cpu_;
+  };
+
  public:
   static constexpr const char* kName = "tbb";
-  // No slot is kept for the caller: it never runs tasks here.
-  explicit TbbPool(unsigned threads)
-      : parallelism_(tbb::global_control::max_allowed_parallelism, threads + 1), arena_(static_cast<int>(threads), 0) {}
+  // One slot is kept for the caller, who never uses it. TBB counts the CPUs that it may use, so threads are bound to a
+  // CPU (if it is not negative) as they come.
+  explicit TbbPool(unsigned threads, int cpu = -1)
+      : parallelism_(tbb::global_control::max_allowed_parallelism, threads + 1),
+        arena_(static_cast<int>(threads) + 1, 1),
+        binder_(arena_, cpu) {}
   template <class F>
   void submit(F task) {
     arena_.enqueue(std::move(task));
@@ -109,6 +129,7 @@ class TbbPool {
  private:
   tbb::global_control parallelism_;
   tbb::task_arena arena_;
+  Binder binder_;
 };
 #endif
 
