@@ -178,13 +178,13 @@ Outcome WorkCore::with_shard(Work& work, Outcome unowned, Action action) noexcep
     std::unique_lock lock(shard);
     const std::uint64_t state = work.state_.load(std::memory_order_acquire);
     if ((state ^ seen) >> Work::kShardShift != 0) continue;
-    const bool pending = (state & Work::kPending) != 0;
+    const bool pending = is_pending(state);
     if (pending && work.place_ == Work::Place::kNowhere) {
       shard.take_inbox_locked();
       shard.link_batch_locked();
     }
     if (!pending || work.place_ != Work::Place::kNowhere) {
-      if (const std::optional<Outcome> outcome = action(lock, shard, pending)) return *outcome;
+      if (const std::optional<Outcome> outcome = action(lock, shard, state)) return *outcome;
       continue;
     }
     lock.unlock();
@@ -194,8 +194,8 @@ Outcome WorkCore::with_shard(Work& work, Outcome unowned, Action action) noexcep
 
 Outcome WorkCore::mod_delayed(Shard& target, DelayedWork& work, Clock::Duration delay) noexcept {
   for (;;) {
-    const auto move = [&](std::unique_lock<Shard>& lock, Shard& shard, bool pending) -> std::optional<Outcome> {
-      std::uint64_t state = work.state_.load(std::memory_order_acquire);
+    const auto move = [&](std::unique_lock<Shard>& lock, Shard& shard, std::uint64_t state) -> std::optional<Outcome> {
+      const bool pending = is_pending(state);
       if ((state & Work::kDisabled) != 0) return Outcome::refused(Errc::kDisabled);
       const Runner* const runner = shard.running_locked(work);
       if (runner != nullptr && runner->canceling) return Outcome(true);
@@ -205,7 +205,8 @@ Outcome WorkCore::mod_delayed(Shard& target, DelayedWork& work, Clock::Duration 
       } else if (const Outcome refusal = gate_refusal(); refusal.refused()) {
         return refusal;
       }
-      // From here on the work is claimed and nowhere; who looks for it waits.
+      // From here on the work is claimed and nowhere; who looks for it waits. An idle work is claimed from the state
+      // that was found idle, not from a later look at it, since a producer may have claimed it in between.
       while (!work.state_.compare_exchange_strong(state, chosen.idle_state_ | Work::kPending)) {
         if (!pending) return std::nullopt;
       }
@@ -227,7 +228,8 @@ Outcome WorkCore::mod_delayed(Shard& target, DelayedWork& work, Clock::Duration 
 Outcome WorkCore::cancel(Work& work, Wait wait) noexcept {
   if (wait == Wait::kForRun && forked()) return Outcome::refused(Errc::kStopped);
   return with_shard(work, Outcome(false),
-                    [&](std::unique_lock<Shard>& lock, Shard& shard, bool pending) -> std::optional<Outcome> {
+                    [&](std::unique_lock<Shard>& lock, Shard& shard, std::uint64_t state) -> std::optional<Outcome> {
+                      const bool pending = is_pending(state);
                       if (wait == Wait::kForRun && would_deadlock_locked(shard, work, false)) {
                         return Outcome::refused(Errc::kWouldDeadlock);
                       }
@@ -246,7 +248,8 @@ Outcome WorkCore::disable(Work& work, Wait wait) noexcept {
   std::uint64_t unowned = 0;
   work.state_.compare_exchange_strong(unowned, shards_.front()->idle_state_);
   return with_shard(work, Outcome(false),
-                    [&](std::unique_lock<Shard>& lock, Shard& shard, bool pending) -> std::optional<Outcome> {
+                    [&](std::unique_lock<Shard>& lock, Shard& shard, std::uint64_t state) -> std::optional<Outcome> {
+                      const bool pending = is_pending(state);
                       if (wait == Wait::kForRun && would_deadlock_locked(shard, work, false)) {
                         return Outcome::refused(Errc::kWouldDeadlock);
                       }
@@ -264,7 +267,7 @@ Outcome WorkCore::disable(Work& work, Wait wait) noexcept {
 
 Outcome WorkCore::enable(Work& work) noexcept {
   return with_shard(work, Outcome::refused(Errc::kInvalidArgument),
-                    [&](std::unique_lock<Shard>&, Shard&, bool) -> std::optional<Outcome> {
+                    [&](std::unique_lock<Shard>&, Shard&, std::uint64_t) -> std::optional<Outcome> {
                       if (work.disable_depth_ == 0) return Outcome::refused(Errc::kInvalidArgument);
                       if (--work.disable_depth_ != 0) return Outcome(false);
                       work.state_.fetch_and(~Work::kDisabled);
@@ -275,7 +278,8 @@ Outcome WorkCore::enable(Work& work) noexcept {
 Outcome WorkCore::flush_work(Work& work) noexcept {
   if (forked()) return Outcome::refused(Errc::kStopped);
   return with_shard(work, Outcome(false),
-                    [&](std::unique_lock<Shard>& lock, Shard& shard, bool pending) -> std::optional<Outcome> {
+                    [&](std::unique_lock<Shard>& lock, Shard& shard, std::uint64_t state) -> std::optional<Outcome> {
+                      const bool pending = is_pending(state);
                       Runner* const runner = shard.running_locked(work);
                       if (!pending && runner == nullptr) return Outcome(false);
                       if (would_deadlock_locked(shard, work, pending)) return Outcome::refused(Errc::kWouldDeadlock);
@@ -374,7 +378,8 @@ Outcome WorkCore::drain() noexcept {
 WorkState WorkCore::state(Work& work) noexcept {
   WorkState state;
   (void)with_shard(
-      work, Outcome(false), [&](std::unique_lock<Shard>&, Shard& shard, bool pending) -> std::optional<Outcome> {
+      work, Outcome(false), [&](std::unique_lock<Shard>&, Shard& shard, std::uint64_t seen) -> std::optional<Outcome> {
+        const bool pending = is_pending(seen);
         const Runner* const runner = shard.running_locked(work);
         state.armed = pending && work.place_ == Work::Place::kTimer;
         state.queued = pending && !state.armed;

@@ -237,12 +237,14 @@ class WorkCore {
   bool forget_canceling(Work& work, std::uint64_t seen) noexcept;
   Outcome gate_refusal() const noexcept;
   static void clear_pending(Work& work) noexcept;
+  static bool is_pending(std::uint64_t state) noexcept { return (state & Work::kPending) != 0; }
   Shard& shard_in(std::uint64_t state) noexcept { return *shards_[(state >> Work::kShardShift) & 0xFFFF]; }
   static std::uint32_t owner_in(std::uint64_t state) noexcept {
     return static_cast<std::uint32_t>(state >> Work::kOwnerShift);
   }
-  // Calls `action(lock, shard, pending)` with the lock of the shard that has the work and the work found there if it is
-  // pending, until it returns an Outcome. A work of no owner: `unowned`.
+  // Calls `action(lock, shard, state)` with the lock of the shard that has the work and the work found there if it is
+  // pending in `state`, its state word, until that returns an Outcome. A work of no owner: `unowned`. An idle work may
+  // be claimed while the action runs: whoever claims or marks it does so from `state`, or looks again.
   template <class Action>
   Outcome with_shard(Work& work, Outcome unowned, Action action) noexcept;
   bool would_deadlock_locked(Shard& shard, const Work& work, bool pending) noexcept;
