@@ -48,6 +48,7 @@ class BareChild {
     char nothing = 0;
     EXPECT_EQ(::read(done[0], &nothing, 1), 0);  // the end: the child has closed it
     ::close(done[0]);
+    testing::await_sleep(pid());
   }
   ~BareChild() {
     ::kill(pid_, SIGKILL);

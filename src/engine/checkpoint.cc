@@ -45,6 +45,7 @@ class Checkpoint {
 
  private:
   Result<void> stages();
+  Error explain(Error error) const;
   Result<void> stage(std::string_view name, Result<void> (Checkpoint::*function)());
   Result<void> open_image();
   Result<void> look();
@@ -99,11 +100,31 @@ Result<void> Checkpoint::stage(std::string_view name, Result<void> (Checkpoint::
 
 Result<CheckpointReport> Checkpoint::run() {
   if (auto done = stages(); !done) {
-    if (image_) image_->abort(done.error());
-    return Error(std::move(done).error());
+    Error error = explain(std::move(done).error());
+    if (image_) image_->abort(error);
+    return error;
   }
   report_.total_us = microseconds_since(started_);
   return report_;
+}
+
+// A process that ends under our hands fails whatever is being done with it, in a dozen ways: what is said is the cause.
+Error Checkpoint::explain(Error error) const {
+  const auto vanished = [](HostPid pid) {
+    return Error(Errc::kVanished, fmt::format("process {} ended while it was being checkpointed", pid.value()));
+  };
+  if (error.code() == Errc::kNoSuchProcess) return error;
+  // Between a killed thread's end and the first sign of the others' there is a moment.
+  int tries = error.code() == Errc::kVanished || error.code() == Errc::kTargetLost ? 200 : 1;
+  for (; tries > 0 && !processes_.empty(); --tries) {
+    for (const auto& process : processes_) {
+      if (process->proc().has_ended()) return vanished(process->pid());
+    }
+    if (tries > 1) ::usleep(1000);
+  }
+  if (!processes_.empty()) return error;
+  const auto proc = kernel::ProcDir::open(request_.pid);
+  return !proc || proc->has_ended() ? vanished(request_.pid) : error;
 }
 
 Result<void> Checkpoint::open_image() {
@@ -207,8 +228,8 @@ Result<void> Checkpoint::let_go() {
       process->traced().kill();
       continue;
     }
-    if (request_.after == AfterCheckpoint::kStop) ::kill(process->pid().value(), SIGSTOP);
-    if (auto resumed = process->traced().resume(); !resumed && first) first = std::move(resumed);
+    const int signal = request_.after == AfterCheckpoint::kStop ? SIGSTOP : 0;
+    if (auto resumed = process->traced().resume(signal); !resumed && first) first = std::move(resumed);
   }
   report_.freeze_us = microseconds_since(*frozen_);
   objects_.free_later();

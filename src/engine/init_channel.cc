@@ -75,7 +75,11 @@ void InitChannel::send_end(const ProgramEnd& end) {
   send(socket_.get(), message);
 }
 
-void InitChannel::await_go() { receive(socket_.get(), 0); }
+Result<void> InitChannel::await_go() {
+  const auto message = receive(socket_.get(), 0);
+  if (!message || message->what != What::kGo) return Error(Errc::kTargetLost, "the restart command ended");
+  return {};
+}
 
 Result<RestartReport> InitChannel::await_running(const std::atomic<bool>* cancelled) {
   std::optional<Message> message;

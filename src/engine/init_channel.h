@@ -20,7 +20,8 @@ class InitChannel {
   void send_running(const RestartReport& report, bool foreground);
   void send_failure(const Error& error);
   void send_end(const ProgramEnd& end);
-  void await_go();
+  // kTargetLost: the restart command has ended and nobody wants the program any more.
+  Result<void> await_go();
 
   // The restart command.
   // Errc::kInterrupted once `cancelled` (may be null) is set.

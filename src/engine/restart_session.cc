@@ -202,14 +202,14 @@ void RestartSession::be_init(InitChannel channel) {
   ::prctl(PR_SET_NAME, kInitName);
   if (request_.detach == Detach::kYes) ::setsid();
   const auto restore = [&]() -> Result<RestoredTree> {
-    channel.await_go();
+    STASIS_TRY(channel.await_go());
     STASIS_TRY(kernel::settle_in_namespaces());
     RestartTreeRequest tree = tree_request();
     tree.before_release = [&](const RestoredTree& restored) {
       hold_signals();
       if (restored.foreground && request_.detach == Detach::kNo) terminal_.give_to(restored.root);
       channel.send_running(restored.report, restored.foreground);
-      channel.await_go();
+      if (!channel.await_go()) ::_exit(1);  // and everything in the namespace with it
     };
     return restart_tree(*image_, tree);
   };
@@ -252,7 +252,14 @@ Result<ProgramEnd> RestartSession::run() {
   STASIS_TRY(open_image());
   const auto shift = STASIS_TRY(time_shift());
   if (shift || STASIS_TRY(needs_namespace())) return run_in_namespaces(shift);
-  return run_here();
+  auto end = run_here();
+  if (end || end.error().code() != Errc::kPidTaken) return end;
+  // Somebody has taken one of the pids since we looked. A stream can't be read a second time.
+  struct ::stat st{};
+  const bool readable_again = file_ && ::fstat(file_.get(), &st) == 0 && S_ISREG(st.st_mode);
+  if (request_.pids == PidsPolicy::kKeep || !readable_again) return end;
+  STASIS_TRY(open_image());
+  return run_in_namespaces(std::nullopt);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <array>
@@ -82,6 +83,21 @@ Result<std::string> ProcDir::link(const std::string& name) const {
 Result<void> ProcDir::check_alive() const {
   STASIS_TRY(read("stat"));
   return {};
+}
+
+bool ProcDir::has_ended() const {
+  constexpr std::uint32_t kExiting = 0x4;  // PF_EXITING
+  constexpr std::uint64_t kKilled = std::uint64_t{1} << (SIGKILL - 1);
+  const auto gone = [](const Error& error) { return error.code() == Errc::kVanished; };
+  const auto tids = threads();
+  if (!tids) return gone(tids.error());
+  return std::ranges::all_of(*tids, [&](HostPid tid) {
+    const auto stat = thread_stat(tid);
+    if (!stat) return gone(stat.error());
+    if (stat->zombie() || (stat->flags & kExiting) != 0) return true;
+    const auto status = thread_status(tid);
+    return status ? (status->sig_pending & kKilled) != 0 : gone(status.error());
+  });
 }
 
 Result<ProcStat> ProcDir::stat() const { return parse_stat(STASIS_TRY(read("stat"))); }

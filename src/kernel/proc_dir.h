@@ -48,6 +48,8 @@ class ProcDir {
   std::uint64_t start_time() const { return start_time_; }
   // Is it still there (a zombie counts)?
   Result<void> check_alive() const;
+  // Gone, a zombie, or on its way there: every thread has been killed or is exiting.
+  bool has_ended() const;
 
   Result<ProcStat> stat() const;
   Result<ProcStatus> status() const;

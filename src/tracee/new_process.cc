@@ -5,12 +5,15 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <ranges>
 
 #include "base/file.h"
 #include "base/panic.h"
@@ -42,7 +45,10 @@ Result<std::uint64_t> find_hole(std::vector<Range> taken, std::uint64_t size) {
   return candidate;
 }
 
-void wait_in_pause(void*) noexcept {
+// Until it is traced, with kExitKill, a new process ends with its parent by itself.
+void wait_in_pause(void* parent) noexcept {
+  ::syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  if (::syscall(SYS_getppid) != *static_cast<const pid_t*>(parent)) return;
   for (;;) ::syscall(SYS_pause);
 }
 
@@ -96,8 +102,9 @@ NewProcess::~NewProcess() {
 Result<NewProcess> NewProcess::create(const RestartGate& gate, std::int32_t pid, int report_signal,
                                       const Patience& patience) {
   const std::array pids{pid};
+  pid_t parent = ::getpid();
   const HostPid made =
-      STASIS_TRY(kernel::clone3_process(0, SIGCHLD, std::span(pids).first(pid ? 1 : 0), wait_in_pause, nullptr));
+      STASIS_TRY(kernel::clone3_process(0, SIGCHLD, std::span(pids).first(pid ? 1 : 0), wait_in_pause, &parent));
   NewProcess process(gate, made, report_signal);
   auto seized = TracedThread::seize(made, kernel::kExitKill);
   if (!seized) {
@@ -108,6 +115,10 @@ Result<NewProcess> NewProcess::create(const RestartGate& gate, std::int32_t pid,
   STASIS_TRY(thread.interrupt());
   STASIS_TRY(thread.wait_stopped(patience));
   STASIS_TRY(thread.capture());
+  Batch outlive = process.batch();
+  outlive.call(SYS_prctl, PR_SET_PDEATHSIG, 0, 0, 0, 0);
+  STASIS_TRY(process.run(outlive, patience));
+  STASIS_TRY(outlive.check(0, "prctl(PR_SET_PDEATHSIG)"));
   return process;
 }
 
@@ -208,7 +219,8 @@ Result<void> NewProcess::set_final_state(TracedThread& thread) {
 
 void NewProcess::release() {
   released_ = true;
-  for (TracedThread& thread : threads_) thread.detach();
+  // The leader last: it must not see its threads traced any more.
+  for (TracedThread& thread : threads_ | std::views::reverse) thread.detach();
 }
 
 }  // namespace stasis

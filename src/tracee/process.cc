@@ -335,7 +335,23 @@ Result<void> TracedProcess::restore(const Patience& patience) {
   return first;
 }
 
-Result<void> TracedProcess::resume() {
+// The leader goes last: it is the one that looks at its own process, and must not see its threads traced any more.
+void TracedProcess::let_threads_go(int signal) {
+  for (TracedThread& thread : threads_) {
+    if (!settled_) thread.await_stop_briefly();
+  }
+  // Sent while all are stopped still: not one instruction of the program comes before what is pending now.
+  if (signal != 0) (void)kernel::pidfd_send_signal(pidfd_.get(), signal);
+  for (const TracedThread& thread : threads_) {
+    for (const int held : thread.held_signals()) {
+      if (auto sent = kernel::send_thread_signal(pid_, thread.tid(), held); !sent)
+        log::debug("tracee", "{}", sent.error().message());
+    }
+  }
+  for (TracedThread& thread : threads_ | std::views::reverse) thread.detach();
+}
+
+Result<void> TracedProcess::resume(int signal) {
   if (threads_.empty()) return {};
   Patience patience(std::chrono::hours(1), nullptr);
   Result<void> result;
@@ -344,16 +360,7 @@ Result<void> TracedProcess::resume() {
     result = restore(patience);
     if (result) break;
   }
-  std::vector<std::pair<HostPid, int>> held;
-  for (TracedThread& thread : threads_) {
-    if (!settled_) thread.await_stop_briefly();
-    for (const int signal : thread.held_signals()) held.emplace_back(thread.tid(), signal);
-    thread.detach();
-  }
-  for (const auto& [tid, signal] : held) {
-    if (auto sent = kernel::send_thread_signal(pid_, tid, signal); !sent)
-      log::debug("tracee", "{}", sent.error().message());
-  }
+  let_threads_go(signal);
   threads_.clear();
   settled_ = false;
   return result;

@@ -72,7 +72,8 @@ class TracedProcess {
   // Takes the gate down and puts every thread back as it was captured, still stopped.
   Result<void> restore(const Patience& patience);
   // restore() and let go. Carried through as far as it can be, even after errors; the first of them is returned.
-  Result<void> resume();
+  // `signal` (0: none) is sent to the process before any of its threads runs again.
+  Result<void> resume(int signal = 0);
   // SIGKILL, and waits until every thread is gone.
   void kill();
 
@@ -80,6 +81,7 @@ class TracedProcess {
   TracedProcess(HostPid pid, kernel::ProcDir proc) : pid_(pid), proc_(std::move(proc)) {}
   Result<bool> attach_new_threads();
   void forget_gone_threads();
+  void let_threads_go(int signal);
   Result<void> choose_report_signal();
   Result<void> borrow_report_signal(const Patience& patience);
   Result<void> give_signal_back(const Patience& patience);

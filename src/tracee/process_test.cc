@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <thread>
@@ -15,8 +16,10 @@
 namespace stasis {
 namespace {
 
+constexpr std::size_t kThreads = 2;
+
 struct Shared {
-  std::atomic<std::uint64_t> beats{0};
+  std::array<std::atomic<std::uint64_t>, kThreads> beats{};
   std::atomic<int> wrong{0};
 };
 
@@ -30,10 +33,11 @@ class Target {
     pid_ = ::fork();
     if (pid_ == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      std::thread other([this] { count(3.5); });
-      count(1.25);
+      std::thread other([this] { count(3.5, shared_->beats[1]); });
+      count(1.25, shared_->beats[0]);
     }
-    while (shared_->beats < 1000) std::this_thread::yield();
+    // A thread that counts is set up: from here on the layout of the process stays as it is.
+    while (shared_->beats[0] < 1000 || shared_->beats[1] < 1000) std::this_thread::yield();
   }
   ~Target() {
     ::kill(pid_, SIGKILL);
@@ -41,25 +45,26 @@ class Target {
     ::munmap(shared_, sizeof(Shared));
   }
   HostPid pid() const { return HostPid(pid_); }
-  const Shared& shared() const { return *shared_; }
-  // Waits until the target has moved on; says whether it did so rightly.
+  std::array<std::uint64_t, kThreads> beats() const { return {shared_->beats[0], shared_->beats[1]}; }
+  // Waits until each thread of the target has moved on; says whether they did so rightly.
   bool goes_on() const {
-    const std::uint64_t now = shared_->beats;
-    for (int i = 0; i < 5000 && shared_->beats < now + 1000; ++i) {
+    const auto before = beats();
+    const auto moved = [&] { return beats()[0] >= before[0] + 1000 && beats()[1] >= before[1] + 1000; };
+    for (int i = 0; i < 20'000 && !moved(); ++i) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       if (::waitpid(pid_, nullptr, WNOHANG) != 0) return false;
     }
-    return shared_->beats >= now + 1000 && shared_->wrong == 0;
+    return moved() && shared_->wrong == 0;
   }
 
  private:
-  [[noreturn]] void count(double seed) {
+  [[noreturn]] void count(double seed, std::atomic<std::uint64_t>& beats) {
     for (;;) {
       volatile double x = seed;
       double sum = 0;
       for (int i = 0; i < 64; ++i) sum += x;
       if (sum != 64 * seed) shared_->wrong = 1;
-      ++shared_->beats;
+      ++beats;
     }
   }
   Shared* shared_ = nullptr;
@@ -88,9 +93,9 @@ TEST(TracedProcess, StopsEveryThreadAndLetsThemRunOn) {
   {
     Frozen frozen = freeze(target.pid(), patience);
     EXPECT_EQ(frozen.process->threads().size(), 2u);
-    const std::uint64_t beats = target.shared().beats;
+    const auto beats = target.beats();
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    EXPECT_EQ(target.shared().beats, beats);
+    EXPECT_EQ(target.beats(), beats);
   }
   EXPECT_TRUE(target.goes_on());
 }
@@ -141,8 +146,8 @@ TEST(TracedProcess, SurvivesAKilledCoordinatorWhileTheGateStands) {
   int status = 0;
   ::waitpid(coordinator, &status, 0);
   ASSERT_TRUE(WIFSIGNALED(status));
+  // Its main thread comes back to its own work only by the call that takes the gate away.
   EXPECT_TRUE(target.goes_on());
-  // The dying gate takes itself away.
   EXPECT_TRUE(kernel::same_layout(before, *kernel::ProcDir::open(target.pid())->maps()));
 }
 

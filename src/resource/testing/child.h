@@ -19,6 +19,18 @@
 
 namespace stasis::testing {
 
+// Waits (at most 20 s) until the main thread of a process that has nothing left to do but to wait really sleeps, or has
+// ended: before that it may still be on its way, on an idle machine as on a busy one.
+inline void await_sleep(HostPid pid) {
+  for (int i = 0; i < 20'000; ++i) {
+    const auto proc = kernel::ProcDir::open(pid);
+    const auto stat = proc ? proc->stat() : Result<kernel::ProcStat>(proc.error());
+    if (!stat || (stat->state != 'R' && stat->state != 'D')) return;
+    ::usleep(1000);
+  }
+  ADD_FAILURE() << "process " << pid.value() << " does not come to rest";
+}
+
 // Runs `setup` in a fork, then waits in pause() until it is killed. setup() yields whether it could do its work.
 class Child {
  public:
@@ -39,6 +51,7 @@ class Child {
     char word = 0;
     ready_ = ::read(ready[0], &word, 1) == 1 && word == 'y';
     ::close(ready[0]);
+    if (ready_) await_sleep(pid());
   }
   Child() : Child([] { return true; }) {}
   ~Child() {
