@@ -70,8 +70,9 @@ void append(Obstacles& to, Obstacles from) { std::ranges::move(from, std::back_i
 
 // Memory and files, of a process that we may look into.
 Result<void> add_contents(const kernel::ProcDir& proc, const CheckpointPolicy& policy, Obstacles& obstacles) {
-  append(obstacles, find_memory_obstacles(proc.pid(), STASIS_TRY(proc.smaps())));
-  const std::array handles{ProcessHandle{.proc = &proc}};
+  const std::vector<kernel::Vma> vmas = STASIS_TRY(proc.smaps());
+  append(obstacles, find_memory_obstacles(proc.pid(), vmas));
+  const std::array handles{ProcessHandle{.proc = &proc, .pidfd = nullptr, .vmas = &vmas}};
   const OpenFileTable files = STASIS_TRY(gather_open_files(handles, Hold::kDont));
   append(obstacles, collect_obstacles(files, policy));
   return {};

@@ -163,7 +163,7 @@ Result<void> Checkpoint::freeze() {
 Result<void> Checkpoint::inspect() {
   std::vector<ProcessHandle> handles;
   for (const auto& process : processes_) {
-    handles.push_back({.proc = &process->proc(), .pidfd = &process->traced().pidfd()});
+    handles.push_back({.proc = &process->proc(), .pidfd = &process->traced().pidfd(), .vmas = &process->vmas()});
   }
   files_ = STASIS_TRY(gather_open_files(handles, Hold::kTake));
   Obstacles obstacles = collect_obstacles(files_, request_.policy);
@@ -171,7 +171,7 @@ Result<void> Checkpoint::inspect() {
   if (!obstacles.empty()) return to_error(obstacles);
   STASIS_TRY(fault_point("open gates"));
   for (const auto& process : processes_) {
-    STASIS_TRY(process->inspect(patience_));
+    STASIS_TRY(process->inspect(files_, patience_));
     report_.processes += 1;
     report_.threads += process->threads().size();
     report_.pages += process->memory().page_bytes() / environment_.page_size;
@@ -222,6 +222,9 @@ Result<void> Checkpoint::write_pages() {
 Result<void> Checkpoint::let_go() {
   objects_.clear();
   for (const auto& file : files_.files) file->held.reset();
+  for (const auto& inode : files_.inodes) {
+    if (inode->mapped) inode->mapped->held.reset();
+  }
   Result<void> first;
   for (const auto& process : processes_) {
     if (request_.after == AfterCheckpoint::kKill) {

@@ -130,7 +130,7 @@ Result<void> ProcessImage::ask_threads(const Patience& patience) {
   return first;
 }
 
-Result<void> ProcessImage::inspect(const Patience& patience) {
+Result<void> ProcessImage::inspect(const OpenFileTable& files, const Patience& patience) {
   const kernel::ProcStat stat = STASIS_TRY(proc_.stat());
   fill_ids(stat, STASIS_TRY(proc_.status()));
   STASIS_TRY(traced_->open_gate(gadgets_, vmas_, patience));
@@ -138,8 +138,8 @@ Result<void> ProcessImage::inspect(const Patience& patience) {
   std::uint64_t brk = 0;
   STASIS_TRY(ask_process(patience, brk));
   fs_ = STASIS_TRY(gather_fs(proc_));
-  memory_ =
-      STASIS_TRY(MemoryImage::take(proc_, traced_->memory(), {.pid = pid(), .vmas = vmas_, .stat = stat, .brk = brk}));
+  memory_ = STASIS_TRY(
+      MemoryImage::take(proc_, traced_->memory(), {.pid = pid(), .vmas = vmas_, .stat = stat, .brk = brk}, files));
   return {};
 }
 

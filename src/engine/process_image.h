@@ -31,7 +31,7 @@ class ProcessImage {
   Result<void> attach();
   Result<void> settle(const Patience& patience);
   // Asks the process and its threads everything.
-  Result<void> inspect(const Patience& patience);
+  Result<void> inspect(const OpenFileTable& files, const Patience& patience);
 
   // Valid after inspect().
   ProcessRecord& record() { return record_; }

@@ -7,6 +7,8 @@
 
 #include <cerrno>
 
+#include "base/file.h"
+
 namespace stasis {
 
 Result<void> RestoredObject::fill(std::span<const PageRun>, std::span<const std::byte>) {
@@ -39,6 +41,14 @@ Result<RestartContext::Rights> RestartContext::take_rights() const {
 Result<UniqueFd> RestartContext::open_path(const std::string& path, int flags, mode_t mode) const {
   const Rights rights = STASIS_TRY(take_rights());
   return kernel::open_without_magic(path, flags, mode);
+}
+
+Result<int> RestartContext::reading_end(RestoredMapping& file) const {
+  if (!file.read_only) {
+    UniqueFd opened = STASIS_TRY(open_at(AT_FDCWD, fmt::format("/proc/self/fd/{}", file.fd.get()), O_RDONLY));
+    file.read_only = STASIS_TRY(park(std::move(opened)));
+  }
+  return file.read_only.get();
 }
 
 Result<void> RestartContext::make_directory(const std::string& path, mode_t mode) const {

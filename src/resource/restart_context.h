@@ -39,6 +39,14 @@ Result<T*> fetch_restored(const ObjHash& objects, ObjRef ref, ObjType type) {
   return static_cast<T*>(STASIS_TRY(objects.fetch<RestoredObject>(ref, type)));
 }
 
+// A file without a path made again: openings and mappings are made from it.
+struct RestoredMapping : RestoredObject {
+  UniqueFd fd;         // parked; open for reading and writing
+  UniqueFd read_only;  // parked; for mappings that must never become writable; see RestartContext::reading_end
+  // Of a System V segment, which is attached, not mapped: its id. -1: none.
+  virtual int segment() const { return -1; }
+};
+
 // An open file description made again. Tasks get it by dup from the coordinator's table, which they inherit.
 struct RestoredFile : RestoredObject {
   UniqueFd fd;  // parked; empty: there is nothing (yet) to give
@@ -79,6 +87,8 @@ struct RestartContext {
   // Opens with the rights the image grants; what every kind must use for paths from an image. Follows no magic link.
   // Not parked. Missing: kFileMissing.
   Result<UniqueFd> open_path(const std::string& path, int flags, mode_t mode = 0) const;
+  // An opening of it for reading only.
+  Result<int> reading_end(RestoredMapping& file) const;
   // mkdir(2) with the same rights.
   Result<void> make_directory(const std::string& path, mode_t mode) const;
   // While it lives, this thread has those rights on files; nothing if they are our own.

@@ -36,8 +36,8 @@ Result<Stretch> next_data(int fd, std::uint64_t from, std::uint64_t size) {
 }  // namespace
 
 Result<UniqueFd> open_for_reading(const OpenInode& inode) {
-  STASIS_INVARIANT(!inode.files.empty());
-  const int held = inode.files.front()->held.get();
+  const int held = inode.any().held.get();
+  STASIS_INVARIANT(held >= 0);
   // An opening of our own: reading must not move anybody's offset, and theirs may be for writing only.
   return open_at(AT_FDCWD, fmt::format("/proc/self/fd/{}", held), O_RDONLY);
 }

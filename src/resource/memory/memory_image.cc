@@ -10,7 +10,9 @@
 #include <map>
 
 #include "base/file.h"
+#include "resource/file_contents/visible_contents.h"
 #include "resource/memory/build_id.h"
+#include "resource/open_file/mapped_files.h"
 
 namespace stasis {
 namespace {
@@ -34,7 +36,10 @@ Obstacle obstacle(HostPid pid, const Vma& vma, std::string why, std::string help
 
 std::optional<Obstacle> find_obstacle(HostPid pid, const Vma& vma) {
   if (vma.kernel_special()) return std::nullopt;
-  if (vma.flags.has(VmFlag::kHugeTlb)) return obstacle(pid, vma, "huge pages of hugetlbfs can't be saved yet");
+  const bool nameless = !nameless_link(vma).empty();
+  if (vma.flags.has(VmFlag::kHugeTlb) && !nameless && vma.path != "/anon_hugepage") {
+    return obstacle(pid, vma, "a file of hugetlbfs can't be saved");
+  }
   if (vma.flags.has(VmFlag::kPfnMap) || vma.flags.has(VmFlag::kIo) || vma.flags.has(VmFlag::kMixedMap)) {
     return obstacle(pid, vma, "it is device memory");
   }
@@ -44,19 +49,26 @@ std::optional<Obstacle> find_obstacle(HostPid pid, const Vma& vma) {
   if (vma.flags.has(VmFlag::kShadowStack)) return obstacle(pid, vma, "it is a shadow stack");
   if (vma.flags.has(VmFlag::kDroppable)) return std::nullopt;
   if (!vma.file_backed()) {
-    if (vma.shared) return obstacle(pid, vma, "shared memory without a file can't be saved yet");
+    if (vma.shared) return obstacle(pid, vma, "shared memory without a file can't be saved");
     return std::nullopt;
   }
-  if (vma.path.starts_with("/dev/zero")) {
-    return vma.shared ? std::optional(obstacle(pid, vma, "shared anonymous memory can't be saved yet")) : std::nullopt;
+  if (nameless) return std::nullopt;  // mapped_file_obstacle() judges it
+  if (vma.path == "/[aio]") {
+    return obstacle(pid, vma, "an asynchronous I/O context (io_setup) can't be saved",
+                    "let the program do without native AIO: MariaDB and MySQL with innodb_use_native_aio=0, "
+                    "nginx with 'aio threads' or off, qemu with aio=threads");
   }
-  if (vma.path.starts_with("/SYSV")) return obstacle(pid, vma, "System V shared memory can't be saved yet");
-  if (vma.path.starts_with("/memfd:")) return obstacle(pid, vma, "memory of a memfd can't be saved yet");
+  if (vma.path.starts_with("anon_inode:[io_uring]")) {
+    return obstacle(pid, vma, "it is the ring of an io_uring, which can't be saved",
+                    "start the program without it: UV_USE_IO_URING=0 for node and other libuv programs");
+  }
+  if (vma.path.starts_with("anon_inode:[perf_event]")) {
+    return obstacle(pid, vma, "it is the buffer of a performance counter, which can't be saved",
+                    "close the profiler first");
+  }
   if (vma.path.starts_with("anon_inode:") || vma.path.starts_with("/[")) {
-    return obstacle(pid, vma, "it belongs to a kernel facility (io_uring, AIO, perf) that can't be saved");
+    return obstacle(pid, vma, "it belongs to a kernel facility that can't be saved");
   }
-  if (vma.deleted)
-    return obstacle(pid, vma, "the mapped file was deleted", "restart the program after its files were replaced");
   return std::nullopt;
 }
 
@@ -103,6 +115,14 @@ std::vector<PageRun> to_image_runs(const std::vector<kernel::PageRun>& runs) {
   return result;
 }
 
+// The files without a path, once each.
+std::uint32_t index_of(OpenInode* inode, std::vector<OpenInode*>& objects) {
+  const auto found = std::ranges::find(objects, inode);
+  const auto index = static_cast<std::uint32_t>(found - objects.begin());
+  if (found == objects.end()) objects.push_back(inode);
+  return index;
+}
+
 Result<VmaRecord> record_of(const Vma& vma, FileList& files) {
   VmaRecord record{.start = vma.start,
                    .end = vma.end,
@@ -114,12 +134,23 @@ Result<VmaRecord> record_of(const Vma& vma, FileList& files) {
     record.backing = VmaBacking::kVdso;
   } else if (vma.kernel_special()) {
     record.backing = VmaBacking::kKernel;
-  } else if (vma.file_backed()) {
+  } else if (vma.file_backed() && nameless_link(vma).empty() && vma.path != "/anon_hugepage") {
     record.backing = VmaBacking::kFile;
     record.file = STASIS_TRY(files.index_of(vma.path, vma.inode, vma.shared && vma.flags.has(VmFlag::kMayWrite)));
   }
   if (record.backing != VmaBacking::kFile) record.name = vma.path;
+  if (record.backing == VmaBacking::kAnonymous && vma.flags.has(VmFlag::kHugeTlb)) {
+    record.huge_page = vma.kernel_page_size;
+  }
   return record;
+}
+
+Result<void> add_readable(HostPid pid, const OpenInode& inode, const Vma& vma, std::vector<kernel::PageRun>& pages) {
+  const auto view =
+      std::ranges::find_if(inode.views, [&](const MappedView& v) { return v.pid == pid && v.start == vma.start; });
+  const std::uint64_t size = STASIS_TRY(readable_part(*view));
+  if (size != 0) pages.push_back({.start = vma.start, .end = vma.start + size});
+  return {};
 }
 
 MmLayout layout_of(const kernel::ProcStat& stat, std::uint64_t brk) {
@@ -151,7 +182,8 @@ Obstacles find_memory_obstacles(HostPid pid, const std::vector<Vma>& vmas) {
   return obstacles;
 }
 
-Result<MemoryImage> MemoryImage::take(const kernel::ProcDir& proc, const kernel::ProcessMemory&, MemoryFacts facts) {
+Result<MemoryImage> MemoryImage::take(const kernel::ProcDir& proc, const kernel::ProcessMemory&, MemoryFacts facts,
+                                      const OpenFileTable& open_files) {
   MemoryImage image;
   MemoryRecord& record = image.record_;
   FileList files(proc, record.files);
@@ -160,8 +192,19 @@ Result<MemoryImage> MemoryImage::take(const kernel::ProcDir& proc, const kernel:
   for (const Vma& vma : facts.vmas) {
     if (vma.path == "[vsyscall]") continue;
     VmaRecord row = STASIS_TRY(record_of(vma, files));
+    if (OpenInode* const inode = open_files.find_mapped(facts.pid, vma.start)) {
+      row.backing = VmaBacking::kObject;
+      row.file = index_of(inode, image.objects_);
+      row.huge_page = 0;  // the object's
+    } else if (!nameless_link(vma).empty()) {
+      return obstacle(facts.pid, vma, "its file was not found").to_error();
+    }
     if (row.backing == VmaBacking::kVdso && (!record.vdso || vma.start < record.vdso)) record.vdso = vma.start;
-    if (!vma.shared && (row.backing == VmaBacking::kAnonymous || row.backing == VmaBacking::kFile)) {
+    const bool kernels = row.backing == VmaBacking::kVdso || row.backing == VmaBacking::kKernel;
+    if (row.backing == VmaBacking::kObject && !vma.shared && !image.objects_[row.file]->any().held) {
+      // What is the file's and what is the process's own can't be told: all of it is saved as its own.
+      STASIS_TRY(add_readable(facts.pid, *image.objects_[row.file], vma, pages));
+    } else if (!vma.shared && !kernels) {
       STASIS_TRY(scanner.private_pages(vma, pages));
       if (scanner.sees_guard() && vma.flags.has(VmFlag::kGuard)) {
         std::vector<kernel::PageRun> guards;
@@ -181,6 +224,17 @@ Result<MemoryImage> MemoryImage::take(const kernel::ProcDir& proc, const kernel:
   image.runs_ = to_image_runs(pages);
   for (const PageRun& run : image.runs_) record.page_bytes += run.length;
   return image;
+}
+
+Result<void> MemoryImage::checkpoint(CheckpointContext& context, ObjRef ref) const {
+  MemoryRecord record = record_;
+  for (OpenInode* const inode : objects_) {
+    const bool in_memory = memory_origin(inode->any().link).has_value();
+    const ObjType kind = in_memory ? kind::kSharedMemory : kind::kNamelessFile;
+    const ObjRef object = STASIS_TRY(context.objects.checkpoint_obj(&context, inode, kind));
+    record.objects.push_back({.object = object, .kind = kind});
+  }
+  return context.write_object(ref, kind::kMemory, record);
 }
 
 Result<void> MemoryImage::write_pages(ImageWriter& image, ObjRef object, const kernel::ProcessMemory& memory,

@@ -32,9 +32,13 @@ class MemoryImage {
  public:
   // Fills the record from facts and /proc (auxv, exe, the mapped files' identity) and selects the pages. The process is
   // stopped.
-  static Result<MemoryImage> take(const kernel::ProcDir& proc, const kernel::ProcessMemory& memory, MemoryFacts facts);
+  static Result<MemoryImage> take(const kernel::ProcDir& proc, const kernel::ProcessMemory& memory, MemoryFacts facts,
+                                  const OpenFileTable& files);
 
+  // Its objects have no objref yet.
   const MemoryRecord& record() const { return record_; }
+  // Writes what the mappings share with others, then the record.
+  Result<void> checkpoint(CheckpointContext& context, ObjRef ref) const;
   std::uint64_t page_bytes() const { return record_.page_bytes; }
   // Reads the pages (the process is still stopped) and adds them to the image as chunks of `object`.
   Result<void> write_pages(ImageWriter& image, ObjRef object, const kernel::ProcessMemory& memory,
@@ -42,12 +46,13 @@ class MemoryImage {
 
  private:
   MemoryRecord record_;
-  std::vector<PageRun> runs_;  // ascending
+  std::vector<OpenInode*> objects_;  // as record_.objects
+  std::vector<PageRun> runs_;        // ascending
 };
 
 // Object = MemoryImage*.
 inline Result<void> checkpoint_memory(void* context, ObjRef ref, void* object) {
-  return CheckpointContext::of(context).write_object(ref, kind::kMemory, static_cast<MemoryImage*>(object)->record());
+  return static_cast<MemoryImage*>(object)->checkpoint(CheckpointContext::of(context), ref);
 }
 
 }  // namespace stasis

@@ -37,11 +37,22 @@ struct MappedFileRecord {
 };
 
 // What a VMA shows when its pages are not our own.
-enum class VmaBacking : std::uint8_t { kAnonymous = 0, kFile = 1, kVdso = 2, kKernel = 3 };
+enum class VmaBacking : std::uint8_t { kAnonymous = 0, kFile = 1, kVdso = 2, kKernel = 3, kObject = 4 };
 constexpr auto enum_names(VmaBacking) {
   return std::array{EnumName{VmaBacking::kAnonymous, "anonymous"}, EnumName{VmaBacking::kFile, "file"},
-                    EnumName{VmaBacking::kVdso, "vdso"}, EnumName{VmaBacking::kKernel, "kernel"}};
+                    EnumName{VmaBacking::kVdso, "vdso"}, EnumName{VmaBacking::kKernel, "kernel"},
+                    EnumName{VmaBacking::kObject, "object"}};
 }
+
+// A file without a path that is mapped: its contents are in the image.
+struct MappedObjectRecord {
+  ObjRef object;
+  std::uint16_t kind = 0;  // kind::kSharedMemory or kind::kNamelessFile
+
+  static constexpr auto fields() {
+    return std::tuple{field<1>("object", &MappedObjectRecord::object), field<2>("kind", &MappedObjectRecord::kind)};
+  }
+};
 
 struct VmaRecord {
   std::uint64_t start = 0;
@@ -49,11 +60,12 @@ struct VmaRecord {
   std::uint32_t prot = 0;  // PROT_*
   bool shared = false;
   VmaBacking backing = VmaBacking::kAnonymous;
-  std::uint32_t file = 0;  // index into MemoryRecord::files, for kFile
+  std::uint32_t file = 0;  // index into MemoryRecord::files, for kFile; into its objects, for kObject
   std::uint64_t offset = 0;
   std::uint64_t flags = 0;      // kernel::VmFlags
   std::string name;             // "[heap]", "[anon:x]"; informative but for [anon:...] and [stack]
   std::vector<PageRun> guards;  // MADV_GUARD_INSTALL
+  std::uint64_t huge_page = 0;  // bytes, of private MAP_HUGETLB memory; else 0
 
   kernel::VmFlags vm_flags() const { return kernel::VmFlags::from_bits(flags); }
   std::uint64_t size() const { return end - start; }
@@ -69,7 +81,8 @@ struct VmaRecord {
                       field<7>("offset", &R::offset, Show::kHex),
                       field<8>("flags", &R::flags, Show::kHex),
                       field<9>("name", &R::name, MaxLength{256}),
-                      field<10>("guards", &R::guards)};
+                      field<10>("guards", &R::guards),
+                      field<11>("huge_page", &R::huge_page)};
   }
 };
 
@@ -101,13 +114,14 @@ struct MemoryRecord {
   std::vector<MappedFileRecord> files;
   std::vector<VmaRecord> vmas;
   std::uint64_t page_bytes = 0;  // in this image's chunks
+  std::vector<MappedObjectRecord> objects;
 
   static constexpr auto fields() {
     using R = MemoryRecord;
     return std::tuple{field<1>("layout", &R::layout),         field<2>("auxv", &R::auxv, MaxLength{8192}),
                       field<3>("executable", &R::executable), field<4>("vdso", &R::vdso, Show::kHex),
                       field<5>("files", &R::files),           field<6>("vmas", &R::vmas),
-                      field<7>("page_bytes", &R::page_bytes)};
+                      field<7>("page_bytes", &R::page_bytes), field<8>("objects", &R::objects)};
   }
 };
 

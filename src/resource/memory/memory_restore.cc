@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/mman.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -10,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 
 #include "arch/x86_64/address_space.h"
 #include "arch/x86_64/vdso.h"
@@ -26,7 +28,7 @@ constexpr int kGuardInstall = 102;  // MADV_GUARD_INSTALL, Linux 6.13
 constexpr long kMseal = 462;
 constexpr int kSetVma = 0x53564d41;  // PR_SET_VMA
 constexpr int kSetVmaAnonName = 0;   // PR_SET_VMA_ANON_NAME
-constexpr std::string_view kAnonPrefix = "[anon:";
+constexpr std::string_view kAnonPrefix = "[anon:", kSharedPrefix = "[anon_shmem:";
 
 // struct prctl_mm_map, include/uapi/linux/prctl.h
 struct PrctlMmMap {
@@ -54,8 +56,21 @@ constexpr std::array kAdvice = {
 };
 
 bool is_ours_to_map(const VmaRecord& vma) {
-  return vma.backing == VmaBacking::kAnonymous || vma.backing == VmaBacking::kFile;
+  return vma.backing == VmaBacking::kAnonymous || vma.backing == VmaBacking::kFile ||
+         vma.backing == VmaBacking::kObject;
 }
+
+// What prctl(PR_SET_VMA_ANON_NAME) was given.
+std::string given_name(const VmaRecord& vma) {
+  for (const std::string_view prefix : {kAnonPrefix, kSharedPrefix}) {
+    if (vma.name.starts_with(prefix) && vma.name.ends_with(']'))
+      return vma.name.substr(prefix.size(), vma.name.size() - prefix.size() - 1);
+  }
+  return {};
+}
+
+// A shared mapping that can't become writable was made from such an opening, or the memory was sealed before.
+bool needs_reading_end(const VmaRecord& vma) { return vma.shared && !vma.vm_flags().has(VmFlag::kMayWrite); }
 
 // Private memory that was writable once is accounted for ever; mapped read-only it would not be.
 std::uint32_t first_prot(const VmaRecord& vma) {
@@ -100,6 +115,7 @@ Result<void*> RestoredMemory::restore(void* context, ObjRef) {
   memory->record_ = STASIS_TRY(restart.image.read<MemoryRecord>());
   STASIS_TRY(memory->check());
   STASIS_TRY(memory->open_files(restart));
+  STASIS_TRY(memory->fetch_objects(restart));
   return static_cast<void*>(static_cast<RestoredObject*>(memory.release()));
 }
 
@@ -114,7 +130,11 @@ Result<void> RestoredMemory::check() const {
     if (vma.start % page || vma.end % page || vma.offset % page) return bad(vma, "is not aligned");
     if (vma.prot > (PROT_READ | PROT_WRITE | PROT_EXEC)) return bad(vma, "has an unknown protection");
     if (vma.backing == VmaBacking::kFile && vma.file >= record_.files.size()) return bad(vma, "names no file");
+    if (vma.backing == VmaBacking::kObject && vma.file >= record_.objects.size()) return bad(vma, "names no object");
     if (vma.backing == VmaBacking::kAnonymous && vma.shared) return bad(vma, "is shared with nobody");
+    if (vma.huge_page != 0 && (!std::has_single_bit(vma.huge_page) || vma.huge_page < page)) {
+      return bad(vma, "has pages of an impossible size");
+    }
     for (const PageRun& guard : vma.guards) {
       if (guard.start < vma.start || guard.length > vma.end - guard.start || guard.start >= vma.end)
         return bad(vma, "has a guard outside");
@@ -135,6 +155,27 @@ Result<void> RestoredMemory::open_files(RestartContext& context) {
   return {};
 }
 
+Result<void> RestoredMemory::fetch_objects(RestartContext& context) {
+  for (const MappedObjectRecord& object : record_.objects) {
+    if (object.kind != kind::kSharedMemory && object.kind != kind::kNamelessFile) {
+      return Error(Errc::kBadImage, "a mapping of an object that can't be mapped");
+    }
+    objects_.push_back(STASIS_TRY(fetch_restored<RestoredMapping>(context.objects, object.object, object.kind)));
+  }
+  for (const VmaRecord& vma : record_.vmas) {
+    if (vma.backing != VmaBacking::kObject || !needs_reading_end(vma)) continue;
+    STASIS_TRY(context.reading_end(*objects_[vma.file]));
+  }
+  return {};
+}
+
+int RestoredMemory::descriptor_of(const VmaRecord& vma) const {
+  if (vma.backing == VmaBacking::kAnonymous) return -1;
+  if (vma.backing == VmaBacking::kFile) return files_[vma.file].get();
+  const RestoredMapping& object = *objects_[vma.file];
+  return needs_reading_end(vma) ? object.read_only.get() : object.fd.get();
+}
+
 void RestoredMemory::add_ranges(std::vector<std::pair<std::uint64_t, std::uint64_t>>& taken) const {
   for (const VmaRecord& vma : record_.vmas) taken.emplace_back(vma.start, vma.end);
   // A heap may grow from its break.
@@ -152,18 +193,14 @@ Result<void> RestoredMemory::map(NewProcess& process, const RestartGate& gate, c
     if (!is_ours_to_map(vma)) continue;
     const kernel::VmFlags flags = vma.vm_flags();
     int how = MAP_FIXED_NOREPLACE | (vma.shared ? MAP_SHARED : MAP_PRIVATE);
-    std::int64_t fd = -1;
-    if (vma.backing == VmaBacking::kFile) {
-      fd = files_[vma.file].get();
-    } else {
-      how |= MAP_ANONYMOUS;
-    }
+    const int fd = descriptor_of(vma);
+    if (fd < 0) how |= MAP_ANONYMOUS;
+    if (vma.huge_page != 0) how |= MAP_HUGETLB | std::countr_zero(vma.huge_page) << MAP_HUGE_SHIFT;
     if (flags.has(VmFlag::kGrowsDown)) how |= MAP_GROWSDOWN;
     if (flags.has(VmFlag::kNoReserve)) how |= MAP_NORESERVE;
-    STASIS_TRY(calls.call(describe(vma), SYS_mmap, vma.start, vma.size(), first_prot(vma), how, fd,
-                          vma.backing == VmaBacking::kFile ? vma.offset : 0));
-    if (vma.name.starts_with(kAnonPrefix) && vma.name.ends_with(']')) {
-      const std::string name = vma.name.substr(kAnonPrefix.size(), vma.name.size() - kAnonPrefix.size() - 1);
+    STASIS_TRY(
+        calls.call(describe(vma), SYS_mmap, vma.start, vma.size(), first_prot(vma), how, fd, fd >= 0 ? vma.offset : 0));
+    if (const std::string name = given_name(vma); !name.empty()) {
       STASIS_TRY(calls.make_room(1, name.size() + 1));
       const auto text = calls.batch().text(name);
       STASIS_TRY(calls.call("name of " + describe(vma), SYS_prctl, kSetVma, kSetVmaAnonName, vma.start, vma.size(),

@@ -39,7 +39,11 @@ class RestoredMemory : public RestoredObject {
   const VmaRecord* vdso_code() const;
 
   MemoryRecord record_;
+  Result<void> fetch_objects(RestartContext& context);
+  int descriptor_of(const VmaRecord& vma) const;
+
   std::vector<UniqueFd> files_;
+  std::vector<RestoredMapping*> objects_;  // as record_.objects; they live in the object hash
 };
 
 inline constexpr ObjOps kMemoryOps = {kind::kMemory,        "memory",          nullptr,

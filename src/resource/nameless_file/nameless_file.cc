@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "resource/checkpoint_context.h"
 #include "resource/file_contents/file_contents.h"
+#include "resource/file_contents/visible_contents.h"
 
 namespace stasis {
 namespace {
@@ -108,15 +109,18 @@ std::optional<Obstacle> name_obstacle(const OpenFile& file, const OpenFileTable&
 Result<void> checkpoint_nameless_file(void* context, ObjRef ref, void* object) {
   CheckpointContext& ctx = CheckpointContext::of(context);
   const OpenInode& inode = *static_cast<OpenInode*>(object);
-  const struct ::stat& stat = inode.files.front()->stat;
-  NamelessFileRecord record{.path = without_suffix(inode.files.front()->link),
+  const struct ::stat& stat = inode.any().stat;
+  NamelessFileRecord record{.path = without_suffix(inode.any().link),
                             .mode = stat.st_mode,
                             .uid = stat.st_uid,
                             .gid = stat.st_gid,
                             .size = S_ISREG(stat.st_mode) ? static_cast<std::uint64_t>(stat.st_size) : 0,
                             .atime_ns = to_ns(stat.st_atim),
                             .mtime_ns = to_ns(stat.st_mtim)};
-  if (S_ISREG(stat.st_mode) && record.size != 0) {
+  if (!inode.any().held) {
+    record.size = STASIS_TRY(visible_size(inode));
+    STASIS_TRY(write_visible_later(ctx, ref, inode, record.size));
+  } else if (S_ISREG(stat.st_mode) && record.size != 0) {
     UniqueFd fd = STASIS_TRY(open_for_reading(inode));
     STASIS_TRY(ctx.contents.add([&image = ctx.image, &patience = ctx.patience, ref, fd = std::move(fd),
                                  size = record.size] { return write_contents(image, ref, fd.get(), size, patience); }));

@@ -71,8 +71,7 @@ inline constexpr ObjOps kNamelessFileOps = {kind::kNamelessFile,  "nameless_file
 
 // The file made again, open for reading and writing (a directory: for reading). Openings of it are made by
 // /proc/self/fd.
-struct RestoredNamelessFile : RestoredObject {
-  UniqueFd fd;
+struct RestoredNamelessFile : RestoredMapping {
   NamelessFileRecord record;
 
   Result<void> fill(std::span<const PageRun> runs, std::span<const std::byte> pages) override;

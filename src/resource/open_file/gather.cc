@@ -10,6 +10,7 @@
 #include "kernel/kcmp.h"
 #include "kernel/pidfd.h"
 #include "kernel/unix_diag.h"
+#include "resource/open_file/mapped_files.h"
 
 namespace stasis {
 namespace {
@@ -177,11 +178,15 @@ Result<OpenFileTable> gather_open_files(std::span<const ProcessHandle> processes
   OpenFileTable table = build_table(processes, all, first_of);
   if (hold == Hold::kTake) STASIS_TRY(take_duplicates(table, processes));
   for (const ProcessHandle& process : processes) {
+    if (process.vmas != nullptr) STASIS_TRY(gather_mapped_files(table, *process.proc, *process.vmas, hold));
+  }
+  for (const ProcessHandle& process : processes) {
     if (const auto tty = STASIS_TRY(process.proc->stat()).tty_nr; tty != 0)
       table.terminals.insert(decode_terminal(tty));
   }
   STASIS_TRY(find_peers(table));
   STASIS_TRY(look_outside(table, processes, outside));
+  STASIS_TRY(look_for_outside_mappings(table, processes));
   return table;
 }
 

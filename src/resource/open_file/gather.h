@@ -9,10 +9,11 @@
 
 namespace stasis {
 
-// A process as this layer needs it. Both borrowed; no pidfd: nothing is held.
+// A process as this layer needs it. All borrowed; no pidfd: nothing is held.
 struct ProcessHandle {
   const kernel::ProcDir* proc = nullptr;
   const UniqueFd* pidfd = nullptr;
+  const std::vector<kernel::Vma>* vmas = nullptr;  // null: its mappings are not looked at
 };
 
 enum class Hold {

@@ -5,6 +5,7 @@
 
 #include "resource/checkpoint_context.h"
 #include "resource/open_file/common_obstacle.h"
+#include "resource/open_file/mapped_files.h"
 
 namespace stasis {
 
@@ -22,6 +23,11 @@ bool OpenFileTable::tree_writes(const OpenFile& file) const {
   return file.inode->has_writer() || mapped_writable.contains(file.inode->id);
 }
 
+OpenInode* OpenFileTable::find_mapped(HostPid process, std::uint64_t start) const {
+  const auto found = mappings.find({process, start});
+  return found == mappings.end() ? nullptr : found->second;
+}
+
 Obstacles collect_obstacles(const OpenFileTable& table, const CheckpointPolicy& policy) {
   Obstacles obstacles;
   for (const auto& file : table.files) {
@@ -33,6 +39,10 @@ Obstacles collect_obstacles(const OpenFileTable& table, const CheckpointPolicy& 
       found = kind->obstacle(*file, table, policy);
     }
     if (found) obstacles.push_back(*std::move(found));
+  }
+  for (const auto& inode : table.inodes) {
+    if (!inode->mapped) continue;
+    if (auto found = mapped_file_obstacle(*inode, table)) obstacles.push_back(*std::move(found));
   }
   return obstacles;
 }

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include <compare>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -65,11 +66,27 @@ struct FileId {
   auto operator<=>(const FileId&) const = default;
 };
 
+// One mapping of a file that no path leads to.
+struct MappedView {
+  HostPid pid;
+  std::uint64_t start = 0;
+  std::uint64_t end = 0;
+  std::uint64_t offset = 0;            // in the file
+  bool shared = true;                  // what is written there reaches the file
+  std::uint64_t kernel_page_size = 0;  // of huge pages, else the usual one
+};
+
 // All open file descriptions of one inode: the ends of a pipe, the openings of a file. Its address is the key of what
-// they share. (All eventfds, timerfds... of a system have the same inode.)
+// they share. (All eventfds, timerfds... of a system have the same inode.) A file that is mapped and that no path leads
+// to (shared memory, deleted files) has one, too, whether a descriptor leads to it or not.
 struct OpenInode {
   FileId id;
   std::vector<OpenFile*> files;
+  std::unique_ptr<OpenFile> mapped;  // stands for the file if no descriptor does; its holder's number is -1
+  std::vector<MappedView> views;
+
+  // One of its openings.
+  const OpenFile& any() const { return files.empty() ? *mapped : *files.front(); }
 
   bool has_reader() const;
   bool has_writer() const;
@@ -94,10 +111,13 @@ struct OpenFileTable {
   std::vector<DescriptorTable> descriptors;  // one per process, in the order in which they were asked for
   OutsideHolders outside;                    // who else has the tree's pipes and sockets
   std::set<std::uint64_t> terminals;         // device numbers of the processes' controlling terminals
-  std::set<FileId> mapped_writable;  // files that the tree can write through mappings; filled by the memory kind
+  std::set<FileId> mapped_writable;          // files that the tree can write through mappings
+  std::map<std::pair<HostPid, std::uint64_t>, OpenInode*> mappings;  // by their start: those of files without a path
 
   // Can the tree write the file, through this or another opening or through a mapping?
   bool tree_writes(const OpenFile& file) const;
+  // The file behind a mapping; null if a path leads to it, or if it is no file.
+  OpenInode* find_mapped(HostPid pid, std::uint64_t start) const;
 };
 
 // One row of the table of file kinds.

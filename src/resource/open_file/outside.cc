@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include <optional>
 
 #include "base/file.h"
+#include "kernel/proc_maps.h"
 
 namespace stasis {
 namespace {
@@ -78,6 +80,33 @@ Result<void> OutsideHolders::scan(std::span<const HostPid> tree, const std::set<
     }
   }
   covered_.insert(links.begin(), links.end());
+  return {};
+}
+
+Result<void> OutsideHolders::scan_mappings(std::span<const HostPid> tree, const std::set<MappedFileName>& files) {
+  const Directory proc = open_directory(AT_FDCWD, "/proc");
+  if (!proc) return Error::from_errno(errno, "open /proc");
+  const int proc_fd = ::dirfd(proc.get());
+  while (const dirent* process = ::readdir(proc.get())) {
+    const auto pid = number(process->d_name);
+    if (!pid || *pid == ::getpid() || std::ranges::find(tree, HostPid(*pid)) != tree.end()) continue;
+    // Not ours to look at, or gone: it can't be told.
+    const auto text = read_file(proc_fd, fmt::format("{}/maps", *pid));
+    if (!text || text->find(" (deleted)") == std::string::npos) continue;
+    const auto vmas = kernel::parse_maps(*text);
+    if (!vmas) continue;
+    for (const kernel::Vma& vma : *vmas) {
+      if (!vma.shared || !vma.deleted) continue;
+      const MappedFileName name{makedev(vma.dev_major, vma.dev_minor), vma.inode, vma.path + " (deleted)"};
+      if (!files.contains(name)) continue;
+      holders_[name.link].push_back({.pid = HostPid(*pid),
+                                     .fd = -1,
+                                     .reads = true,
+                                     .writes = vma.writable(),
+                                     .inode = vma.inode,
+                                     .command = command_of(proc_fd, *pid)});
+    }
+  }
   return {};
 }
 

@@ -2,6 +2,7 @@
 // OutsideHolders: which processes outside the tree have a pipe, FIFO or socket that the tree has too.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <map>
 #include <set>
@@ -34,6 +35,14 @@ class OutsideHolders {
   OutsideHolders() = default;
   // Adds what all processes but `tree` hold under these names. Costs some us per descriptor of the whole system.
   Result<void> scan(std::span<const HostPid> tree, const std::set<std::string>& links);
+  // Adds the processes but `tree` that map shared what has one of these device and inode numbers and names.
+  struct MappedFileName {
+    std::uint64_t device = 0;
+    std::uint64_t inode = 0;
+    std::string link;
+    auto operator<=>(const MappedFileName&) const = default;
+  };
+  Result<void> scan_mappings(std::span<const HostPid> tree, const std::set<MappedFileName>& files);
   bool covers(const std::string& link) const { return covered_.contains(link); }
   std::span<const OutsideHolder> of(const std::string& link) const;
   // A holder that can read (write) what the tree writes (reads); null if none is known.

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory that is a file without a path: what memfd_create(2) makes (kSharedMemory, by inode), and its openings
-// (kMemFd).
+// Memory that is a file without a path (kSharedMemory, by inode): what memfd_create(2) makes, and shared anonymous
+// memory; and the openings of a memfd (kMemFd).
+//
+// Contents are saved once, whoever maps them. Seals come last, when everybody has his mappings.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -10,11 +13,17 @@
 
 #include "image/record_types.h"
 #include "resource/kinds.h"
+#include "resource/open_file/mapped_files.h"
 #include "resource/open_file/open_file.h"
 #include "resource/restart_context.h"
 #include "stasis/image_schema.h"
 
 namespace stasis {
+
+constexpr auto enum_names(MemoryOrigin) {
+  return std::array{EnumName{MemoryOrigin::kMemFd, "memfd"}, EnumName{MemoryOrigin::kAnonymous, "anonymous"},
+                    EnumName{MemoryOrigin::kSystemV, "system_v"}};
+}
 
 struct SharedMemoryRecord {
   static constexpr RecordType kType = RecordType::kSharedMemory;
@@ -26,6 +35,8 @@ struct SharedMemoryRecord {
   std::uint32_t uid = 0;
   std::uint32_t gid = 0;
   std::uint32_t seals = 0;  // F_SEAL_*
+  MemoryOrigin origin = MemoryOrigin::kMemFd;
+  std::uint64_t huge_page = 0;  // bytes; 0: usual pages
 
   static constexpr auto fields() {
     using R = SharedMemoryRecord;
@@ -34,7 +45,9 @@ struct SharedMemoryRecord {
                       field<3>("mode", &R::mode, Show::kOctal),
                       field<4>("uid", &R::uid),
                       field<5>("gid", &R::gid),
-                      field<6>("seals", &R::seals, Show::kHex)};
+                      field<6>("seals", &R::seals, Show::kHex),
+                      field<7>("origin", &R::origin),
+                      field<8>("huge_page", &R::huge_page)};
   }
 };
 
@@ -62,9 +75,9 @@ Result<void*> restore_mem_fd(void* context, ObjRef ref);
 Result<void> checkpoint_shared_memory(void* context, ObjRef ref, void* object);
 Result<void*> restore_shared_memory(void* context, ObjRef ref);
 
-struct RestoredSharedMemory : RestoredObject {
-  UniqueFd fd;  // parked; mappings are made from it
+struct RestoredSharedMemory : RestoredMapping {
   std::uint64_t size = 0;
+  std::uint64_t huge_page = 0;
 
   Result<void> fill(std::span<const PageRun> runs, std::span<const std::byte> pages) override;
 };

@@ -70,10 +70,16 @@ TEST(MemFd, AFileThatLooksLikeOneIsNot) {
 TEST(MemFd, HostileRecordsAreRefused) {
   for (const SharedMemoryRecord& record : {SharedMemoryRecord{.name = std::string("a\0b", 3), .mode = S_IFREG | 0777},
                                            SharedMemoryRecord{.name = "x", .mode = S_IFDIR},
+                                           SharedMemoryRecord{.name = "x", .mode = S_IFREG, .huge_page = 12345},
                                            SharedMemoryRecord{.size = ~std::uint64_t{0}, .mode = S_IFREG}}) {
     EXPECT_FALSE(testing::restore_record(record, kind::kSharedMemory));
   }
   EXPECT_TRUE(testing::restore_record(SharedMemoryRecord{.name = "x", .mode = S_IFREG | 0777}, kind::kSharedMemory));
+}
+
+TEST(SharedMemory, AnonymousMemoryIsMadeAgainInItsSize) {
+  const SharedMemoryRecord record{.size = 5 * 4096, .mode = S_IFREG | 0777, .origin = MemoryOrigin::kAnonymous};
+  EXPECT_TRUE(testing::restore_record(record, kind::kSharedMemory));
 }
 
 }  // namespace
