@@ -11,13 +11,12 @@
 #include "base/log.h"
 #include "engine/environment_of_host.h"
 #include "engine/fault_point.h"
-#include "engine/process_image.h"
+#include "engine/tree_image.h"
 #include "image/environment.h"
 #include "kernel/clocks.h"
 #include "resource/file_table/file_table.h"
 #include "resource/object_table.h"
 #include "resource/open_file/gather.h"
-#include "resource/task_obstacles/task_obstacles.h"
 
 namespace stasis {
 namespace {
@@ -49,6 +48,7 @@ class Checkpoint {
   Result<void> stage(std::string_view name, Result<void> (Checkpoint::*function)());
   Result<void> open_image();
   Result<void> look();
+  Obstacles memory_obstacles() const;
   Result<void> freeze();
   Result<void> inspect();
   Result<void> write_structure();
@@ -63,11 +63,11 @@ class Checkpoint {
   std::optional<Clock::time_point> frozen_;
   EnvironmentRecord environment_;
   OpenFileTable files_;
-  std::vector<std::unique_ptr<ProcessImage>> processes_;
+  std::optional<TreeImage> tree_;
   std::optional<ImageWriter> image_;
   DeferQueue deferred_;
   DeferQueue contents_;
-  ObjHash objects_;  // refers to files_ and processes_: goes first
+  ObjHash objects_;  // refers to files_ and the tree: goes first
   CheckpointReport report_;
 };
 
@@ -116,13 +116,13 @@ Error Checkpoint::explain(Error error) const {
   if (error.code() == Errc::kNoSuchProcess) return error;
   // Between a killed thread's end and the first sign of the others' there is a moment.
   int tries = error.code() == Errc::kVanished || error.code() == Errc::kTargetLost ? 200 : 1;
-  for (; tries > 0 && !processes_.empty(); --tries) {
-    for (const auto& process : processes_) {
+  for (; tries > 0 && tree_; --tries) {
+    for (const auto& process : tree_->processes()) {
       if (process->proc().has_ended()) return vanished(process->pid());
     }
     if (tries > 1) ::usleep(1000);
   }
-  if (!processes_.empty()) return error;
+  if (tree_) return error;
   const auto proc = kernel::ProcDir::open(request_.pid);
   return !proc || proc->has_ended() ? vanished(request_.pid) : error;
 }
@@ -137,22 +137,25 @@ Result<void> Checkpoint::open_image() {
 }
 
 Result<void> Checkpoint::look() {
-  const kernel::ProcDir proc = STASIS_TRY(kernel::ProcDir::open(request_.pid));
-  const Observer observer = STASIS_TRY(Observer::here());
-  Obstacles obstacles = STASIS_TRY(find_task_obstacles(proc, observer));
-  if (!obstacles.empty()) return to_error(obstacles);
-  processes_.push_back(STASIS_TRY(ProcessImage::look(request_.pid)));
-  for (const auto& process : processes_) append(obstacles, find_memory_obstacles(process->pid(), process->vmas()));
+  tree_.emplace(STASIS_TRY(TreeImage::look(request_.pid)));
+  const Obstacles obstacles = memory_obstacles();
   if (!obstacles.empty()) return to_error(obstacles);
   environment_ = STASIS_TRY(environment_of_host());
   environment_.codec = request_.codec;
   return {};
 }
 
+Obstacles Checkpoint::memory_obstacles() const {
+  Obstacles obstacles;
+  for (const auto& process : tree_->processes()) {
+    append(obstacles, find_memory_obstacles(process->pid(), process->vmas()));
+  }
+  return obstacles;
+}
+
 Result<void> Checkpoint::freeze() {
   frozen_ = Clock::now();
-  for (const auto& process : processes_) STASIS_TRY(process->attach());
-  for (const auto& process : processes_) STASIS_TRY(process->settle(patience_));
+  STASIS_TRY(tree_->freeze(patience_));
   const kernel::Clocks clocks = kernel::read_clocks();
   environment_.realtime_ns = clocks.realtime_ns;
   environment_.monotonic_ns = clocks.monotonic_ns;
@@ -162,26 +165,29 @@ Result<void> Checkpoint::freeze() {
 
 Result<void> Checkpoint::inspect() {
   std::vector<ProcessHandle> handles;
-  for (const auto& process : processes_) {
+  for (const auto& process : tree_->processes()) {
     handles.push_back({.proc = &process->proc(), .pidfd = &process->traced().pidfd(), .vmas = &process->vmas()});
   }
   files_ = STASIS_TRY(gather_open_files(handles, Hold::kTake));
   Obstacles obstacles = collect_obstacles(files_, request_.policy);
-  for (const auto& process : processes_) append(obstacles, find_memory_obstacles(process->pid(), process->vmas()));
+  append(obstacles, memory_obstacles());
   if (!obstacles.empty()) return to_error(obstacles);
   STASIS_TRY(fault_point("open gates"));
-  for (const auto& process : processes_) {
+  for (const auto& process : tree_->processes()) {
     STASIS_TRY(process->inspect(files_, patience_));
     report_.processes += 1;
     report_.threads += process->threads().size();
-    report_.pages += process->memory().page_bytes() / environment_.page_size;
+    if (process->owns_memory()) report_.pages += process->memory().page_bytes() / environment_.page_size;
   }
+  tree_->link_parents();
   return {};
 }
 
 Result<void> Checkpoint::write_structure() {
   STASIS_TRY(image_->write(environment_));
-  TreeRecord tree{.root = processes_.front()->record().pid, .processes = static_cast<std::uint32_t>(processes_.size())};
+  const auto& processes = tree_->processes();
+  TreeRecord tree{.root = processes.front()->record().pid,
+                  .processes = static_cast<std::uint32_t>(processes.size() + tree_->zombies().size())};
   for (const DescriptorTable& table : files_.descriptors) {
     if (!table.slots.empty()) tree.highest_fd = std::max(tree.highest_fd, table.slots.back().fd);
   }
@@ -193,14 +199,16 @@ Result<void> Checkpoint::write_structure() {
                             .files = files_,
                             .policy = request_.policy,
                             .patience = patience_};
-  for (const auto& process : processes_) STASIS_TRY(write_process(*process, context));
+  for (const auto& process : processes) STASIS_TRY(write_process(*process, context));
+  for (const ZombieImage& zombie : tree_->zombies()) STASIS_TRY(image_->write(zombie.record));
   return image_->end_structure();
 }
 
 // Objects are written right before the record that first names them.
 Result<void> Checkpoint::write_process(ProcessImage& process, CheckpointContext& context) {
   ProcessRecord& record = process.record();
-  const auto table = std::ranges::find(files_.descriptors, process.pid(), &DescriptorTable::pid);
+  const HostPid table_owner = process.shares().files->pid();
+  const auto table = std::ranges::find(files_.descriptors, table_owner, &DescriptorTable::pid);
   record.memory = STASIS_TRY(objects_.checkpoint_obj(&context, &process.memory(), kind::kMemory));
   record.file_table = STASIS_TRY(objects_.checkpoint_obj(&context, &*table, kind::kFileTable));
   record.fs = STASIS_TRY(objects_.checkpoint_obj(&context, &process.fs(), kind::kFs));
@@ -212,7 +220,8 @@ Result<void> Checkpoint::write_process(ProcessImage& process, CheckpointContext&
 
 Result<void> Checkpoint::write_pages() {
   STASIS_TRY(contents_.run(OnError::kStopAtFirst));
-  for (const auto& process : processes_) {
+  for (const auto& process : tree_->processes()) {
+    if (!process->owns_memory()) continue;
     STASIS_TRY(process->memory().write_pages(*image_, process->record().memory, process->traced().memory(), patience_));
   }
   return {};
@@ -226,13 +235,10 @@ Result<void> Checkpoint::let_go() {
     if (inode->mapped) inode->mapped->held.reset();
   }
   Result<void> first;
-  for (const auto& process : processes_) {
-    if (request_.after == AfterCheckpoint::kKill) {
-      process->traced().kill();
-      continue;
-    }
-    const int signal = request_.after == AfterCheckpoint::kStop ? SIGSTOP : 0;
-    if (auto resumed = process->traced().resume(signal); !resumed && first) first = std::move(resumed);
+  if (request_.after == AfterCheckpoint::kKill) {
+    tree_->kill();
+  } else {
+    first = tree_->resume(request_.after == AfterCheckpoint::kStop ? SIGSTOP : 0);
   }
   report_.freeze_us = microseconds_since(*frozen_);
   objects_.free_later();

@@ -26,6 +26,14 @@ ImagePid innermost(const std::vector<std::int32_t>& ids, std::int32_t fallback) 
 
 }  // namespace
 
+void fill_ids(const kernel::ProcStat& stat, const kernel::ProcStatus& status, ProcessRecord& record) {
+  record.pid = innermost(status.ns_tgid, stat.pid);
+  record.process_group = innermost(status.ns_pgid, stat.pgrp);
+  record.session = innermost(status.ns_sid, stat.session);
+  record.exit_signal = stat.exit_signal;
+  record.foreground = stat.tpgid > 0 && stat.tpgid == stat.pgrp;
+}
+
 Result<std::unique_ptr<ProcessImage>> ProcessImage::look(HostPid pid) {
   auto proc = STASIS_TRY(kernel::ProcDir::open(pid));
   std::unique_ptr<ProcessImage> image(new ProcessImage(std::move(proc)));
@@ -52,6 +60,7 @@ Result<void> ProcessImage::attach() {
 
 Result<void> ProcessImage::settle(const Patience& patience) {
   STASIS_TRY(traced_->settle(patience));
+  calls_.clear();
   const auto pending = STASIS_TRY(kernel::ptrace_peek_siginfo(traced_->carrier().tid(), kernel::SignalQueue::kProcess));
   std::uint64_t pending_set = 0;
   for (const siginfo_t& info : pending) pending_set |= std::uint64_t{1} << (info.si_signo - 1);
@@ -73,16 +82,6 @@ Result<void> ProcessImage::refresh_mappings() {
   vmas_ = std::move(now);
   if (moved) gadgets_ = find_gadgets(traced_->memory(), vmas_);
   return {};
-}
-
-void ProcessImage::fill_ids(const kernel::ProcStat& stat, const kernel::ProcStatus& status) {
-  record_.pid = innermost(status.ns_tgid, stat.pid);
-  record_.process_group = innermost(status.ns_pgid, stat.pgrp);
-  record_.session = innermost(status.ns_sid, stat.session);
-  record_.exit_signal = stat.exit_signal;
-  record_.foreground = stat.tpgid > 0 && stat.tpgid == stat.pgrp;
-  record_.stopped = traced_->carrier().group_stopped();
-  record_.threads = static_cast<std::uint32_t>(traced_->threads().size());
 }
 
 Result<void> ProcessImage::ask_process(const Patience& patience, std::uint64_t& brk) {
@@ -132,12 +131,15 @@ Result<void> ProcessImage::ask_threads(const Patience& patience) {
 
 Result<void> ProcessImage::inspect(const OpenFileTable& files, const Patience& patience) {
   const kernel::ProcStat stat = STASIS_TRY(proc_.stat());
-  fill_ids(stat, STASIS_TRY(proc_.status()));
+  fill_ids(stat, STASIS_TRY(proc_.status()), record_);
+  record_.stopped = traced_->carrier().group_stopped();
+  record_.threads = static_cast<std::uint32_t>(traced_->threads().size());
   STASIS_TRY(traced_->open_gate(gadgets_, vmas_, patience));
   STASIS_TRY(ask_threads(patience));
   std::uint64_t brk = 0;
   STASIS_TRY(ask_process(patience, brk));
   fs_ = STASIS_TRY(gather_fs(proc_));
+  if (!owns_memory()) return {};
   memory_ = STASIS_TRY(
       MemoryImage::take(proc_, traced_->memory(), {.pid = pid(), .vmas = vmas_, .stat = stat, .brk = brk}, files));
   return {};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ProcessImage: everything a checkpoint knows about one process, gathered in three steps: before the freeze (what is
-// slow and does not change), at the freeze, and after it by one batch in the process and one in each thread.
+// ProcessImage: everything a checkpoint knows about one (live) process, gathered in three steps: before the freeze
+// (what is slow and does not change), at the freeze, and after it by one batch in the process and one in each thread.
 #pragma once
 
 #include <memory>
@@ -17,6 +17,9 @@
 
 namespace stasis {
 
+// Pid, group, session and the like, as the process's own pid namespace has them.
+void fill_ids(const kernel::ProcStat& stat, const kernel::ProcStatus& status, ProcessRecord& record);
+
 class ProcessImage {
  public:
   // Looks at the running process. Errors: it is gone, or not ours to look at.
@@ -27,25 +30,38 @@ class ProcessImage {
   const std::vector<kernel::Vma>& vmas() const { return vmas_; }
   TracedProcess& traced() { return *traced_; }
 
-  // Asks all threads to stop / waits until they have. Beyond this nothing in the process moves.
+  // Asks all threads to stop / waits until they have. Beyond this nothing in the process moves. A thread that sleeps in
+  // vfork can't be stopped: kUnsupportedTask; then let_go() of its child, and of it.
   Result<void> attach();
   Result<void> settle(const Patience& patience);
-  // Asks the process and its threads everything.
+  void let_go() { traced_.reset(); }
+  bool attached() const { return traced_ != nullptr; }
+  // Asks the process and its threads everything. REQUIRES: settled, shares() is set.
   Result<void> inspect(const OpenFileTable& files, const Patience& patience);
+
+  // With which processes (of those before it in the tree, or itself) it shares what clone(2) can share.
+  struct Shares {
+    ProcessImage* memory;
+    ProcessImage* files;
+    ProcessImage* fs;
+    ProcessImage* sighand;
+  };
+  Shares& shares() { return shares_; }
 
   // Valid after inspect().
   ProcessRecord& record() { return record_; }
   std::vector<ThreadRecord>& threads() { return threads_; }
-  MemoryImage& memory() { return *memory_; }
-  SighandRecord& sighand() { return sighand_; }
-  FsState& fs() { return fs_; }
+  // Those of the process it shares them with.
+  MemoryImage& memory() { return *shares_.memory->memory_; }
+  SighandRecord& sighand() { return shares_.sighand->sighand_; }
+  FsState& fs() { return shares_.fs->fs_; }
+  bool owns_memory() const { return shares_.memory == this; }
 
  private:
   explicit ProcessImage(kernel::ProcDir proc) : proc_(std::move(proc)) {}
   Result<void> refresh_mappings();
   Result<void> ask_process(const Patience& patience, std::uint64_t& brk);
   Result<void> ask_threads(const Patience& patience);
-  void fill_ids(const kernel::ProcStat& stat, const kernel::ProcStatus& status);
 
   kernel::ProcDir proc_;
   std::vector<kernel::Vma> vmas_;
@@ -54,6 +70,7 @@ class ProcessImage {
   WaitTimes waits_;
   std::unique_ptr<TracedProcess> traced_;
   std::vector<InterruptedCallRecord> calls_;  // in the order of traced_->threads()
+  Shares shares_{this, this, this, this};
   ProcessRecord record_;
   std::vector<ThreadRecord> threads_;
   std::optional<MemoryImage> memory_;

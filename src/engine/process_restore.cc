@@ -66,7 +66,10 @@ Result<void> ProcessRestore::check_rights(const InheritedState& inherited, const
   return {};
 }
 
-// A signal of which nothing is pending in the image: it can report the end of batches until the very end.
+std::int32_t ProcessRestore::highest_tid() const {
+  return std::ranges::max(threads_, {}, &ThreadRecord::tid).tid.value();
+}
+
 int ProcessRestore::report_signal() const {
   std::uint64_t pending = 0;
   const auto add = [&](std::span<const std::byte> bytes) {
@@ -82,26 +85,19 @@ int ProcessRestore::report_signal() const {
   return SIGPWR;
 }
 
-Result<void> ProcessRestore::create(const RestartGate& gate, const InheritedState& inherited,
-                                    const Patience& patience) {
-  process_.emplace(STASIS_TRY(NewProcess::create(gate, record_.pid.value(), report_signal(), patience)));
+Result<void> ProcessRestore::map(const RestartGate& gate, const InheritedState& inherited, const Patience& patience) {
   const auto proc = STASIS_TRY(kernel::ProcDir::open(pid()));
   writer_ = STASIS_TRY(kernel::ProcessMemory::open(proc));
   STASIS_TRY(apply_process_attributes(record_.attributes, proc));
-  STASIS_TRY(leave_coordinator(session_, inherited, patience));
+  syscall_instruction_ = memory_->syscall_instruction();
+  if (!owns_.memory) return {};
+  STASIS_TRY(leave_coordinator(inherited, patience));
   return memory_->map(*process_, gate, patience);
 }
 
 // What ties the new process to the one it was copied from.
-Result<void> ProcessRestore::leave_coordinator(SessionPolicy policy, const InheritedState& inherited,
-                                               const Patience& patience) {
+Result<void> ProcessRestore::leave_coordinator(const InheritedState& inherited, const Patience& patience) {
   CallRunner calls(*process_, patience);
-  const bool leads_session = record_.session == record_.pid;
-  if (leads_session || policy == SessionPolicy::kDetached) {
-    STASIS_TRY(calls.call("setsid", SYS_setsid));
-  } else if (record_.process_group == record_.pid) {
-    STASIS_TRY(calls.call("setpgid", SYS_setpgid, 0, 0));
-  }
   const auto rseq = kernel::ptrace_get_rseq_configuration(pid());
   if (rseq && rseq->pointer) {
     STASIS_TRY(calls.call("leave the coordinator's rseq", SYS_rseq, rseq->pointer, rseq->size, kRseqUnregister,
@@ -127,8 +123,7 @@ Result<void> ProcessRestore::write_pages(std::span<const PageRun> runs, std::spa
 }
 
 Result<void> ProcessRestore::finish_memory(const Patience& patience) {
-  syscall_instruction_ = memory_->syscall_instruction();
-  return memory_->finish(*process_, patience);
+  return owns_.memory ? memory_->finish(*process_, patience) : Result<void>();
 }
 
 Result<void> ProcessRestore::restore(const InheritedState& inherited, const RestartContext& context) {
@@ -147,19 +142,33 @@ Result<void> ProcessRestore::restore(const InheritedState& inherited, const Rest
   return {};
 }
 
-// In the leader, with our own credentials still.
-Result<void> ProcessRestore::restore_process(const InheritedState& inherited, const RestartContext& context) {
+Result<void> ProcessRestore::restore_context(const RestartContext& context) {
   CallRunner calls(*process_, context.patience);
-  STASIS_TRY(restore_signal_actions(sighand_->record, calls.batch(), calls.checks()));
-  const auto* const fs = STASIS_TRY(context.objects.fetch<RestoredFs>(record_.fs, kind::kFs));
-  fs->install(calls.batch(), calls.checks());
-  STASIS_TRY(calls.flush());
+  if (owns_.sighand) STASIS_TRY(restore_signal_actions(sighand_->record, calls.batch(), calls.checks()));
+  if (owns_.fs) {
+    const auto* const fs = STASIS_TRY(context.objects.fetch<RestoredFs>(record_.fs, kind::kFs));
+    fs->install(calls.batch(), calls.checks());
+  }
+  return calls.flush();
+}
+
+// The descriptors, by the one process of those that share the table.
+Result<void> ProcessRestore::install_files(const RestartContext& context) {
+  if (!owns_.files) return {};
+  CallRunner calls(*process_, context.patience);
   const auto* const table = STASIS_TRY(context.objects.fetch<RestoredFileTable>(record_.file_table, kind::kFileTable));
   auto install = STASIS_TRY(RestoredFileTable::Install::plan(*table));
   do {
     install.fill(calls.batch(), calls.checks());
     STASIS_TRY(calls.flush());
   } while (!install.done());
+  return {};
+}
+
+// In the leader, with our own credentials still.
+Result<void> ProcessRestore::restore_process(const InheritedState& inherited, const RestartContext& context) {
+  STASIS_TRY(install_files(context));
+  CallRunner calls(*process_, context.patience);
   const auto pending = STASIS_TRY(decode_pending(record_.pending_signals));
   for (const siginfo_t& info : pending) {
     STASIS_TRY(calls.make_room(1, sizeof info));
@@ -195,7 +204,9 @@ Result<void> ProcessRestore::fill_thread(std::size_t index, const InheritedState
   }
   restore_pending(pending, pid().value(), process_->threads()[index].tid().value(), batch, checks);
   STASIS_TRY(restore_credentials(thread.credentials, inherited.credentials, inherited.setgroups, batch, checks));
-  const ParentDeath death = session_ == SessionPolicy::kDetached ? ParentDeath::kNone : ParentDeath::kRestore;
+  // Detached, the restart ends at once: the root must not die of that.
+  const bool parent_ends = session_ == SessionPolicy::kDetached && !record_.parent;
+  const ParentDeath death = parent_ends ? ParentDeath::kNone : ParentDeath::kRestore;
   restore_thread_attributes(thread.attributes, inherited.thread, death, batch, checks);
   return {};
 }
@@ -273,16 +284,20 @@ Result<void> ProcessRestore::restart_call(const ThreadRecord& record, TracedThre
   return {};
 }
 
-Result<void> ProcessRestore::stand_by(const Patience& patience) {
+Result<void> ProcessRestore::start_calls(const Patience& patience) {
   for (std::size_t i = 0; i < threads_.size(); ++i) {
     TracedThread& thread = process_->threads()[i];
     STASIS_TRY(load_state(threads_[i], thread));
     STASIS_TRY(restart_call(threads_[i], thread, patience));
   }
+  return {};
+}
+
+Result<void> ProcessRestore::stand_by(const Patience& patience) {
   if (!syscall_instruction_) {
     return Error(Errc::kUnsupportedTask, fmt::format("process {} has no vdso to leave through", record_.pid.value()));
   }
-  STASIS_TRY(process_->drop_gate(syscall_instruction_, patience));
+  if (owns_.memory) STASIS_TRY(process_->drop_gate(syscall_instruction_, patience));
   for (TracedThread& thread : process_->threads()) STASIS_TRY(process_->set_final_state(thread));
   return {};
 }

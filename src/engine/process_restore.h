@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ProcessRestore: one process on its way from its records to running. The steps in order: plan, create, write_pages...,
-// finish_memory, restore, stand_by, release.
+// ProcessRestore: one process on its way from its records to running. The steps in order: plan, adopt, map,
+// write_pages..., finish_memory, restore_context, restore, start_calls, stand_by, release.
 #pragma once
 
 #include <memory>
@@ -33,35 +33,57 @@ class ProcessRestore {
   const RestoredMemory& memory() const { return *memory_; }
   std::size_t thread_count() const { return threads_.size(); }
   HostPid pid() const { return process_->pid(); }
+  NewProcess& task() { return *process_; }
+  bool made() const { return process_.has_value(); }
+  std::int32_t highest_tid() const;
+  // A signal of which nothing is pending in the image: it can report the end of batches until the very end.
+  int report_signal() const;
 
-  // A child of ours that becomes the process: session, address space without pages.
-  Result<void> create(const RestartGate& gate, const InheritedState& inherited, const Patience& patience);
+  // Which of the objects that clone(2) can share are restored here; the others come from the process it is cloned from.
+  struct Owns {
+    bool memory = true;
+    bool files = true;
+    bool fs = true;
+    bool sighand = true;
+  };
+  void set_owns(Owns owns) { owns_ = owns; }
+  bool owns_memory() const { return owns_.memory; }
+
+  // The new process that becomes this one.
+  void adopt(NewProcess process) { process_.emplace(std::move(process)); }
+  // Address space without pages.
+  Result<void> map(const RestartGate& gate, const InheritedState& inherited, const Patience& patience);
   // Fills `runs`, one behind another, with `pages`.
   Result<void> write_pages(std::span<const PageRun> runs, std::span<const std::byte> pages) const;
   Result<void> finish_memory(const Patience& patience);
+  // Signal actions and working directory: what must be there in all processes before descriptors are in any.
+  Result<void> restore_context(const RestartContext& context);
   // Threads, descriptors, signals, limits, credentials: everything but the registers.
   Result<void> restore(const InheritedState& inherited, const RestartContext& context);
-  // Interrupted calls are started again, the gate goes, registers are set. Beyond this only release() is left.
+  // Interrupted calls are started again.
+  Result<void> start_calls(const Patience& patience);
+  // The gate goes, registers are set. Beyond this only release() is left. REQUIRES: start_calls() in all processes.
   Result<void> stand_by(const Patience& patience);
-  void release() { process_->release(); }
+  void release() { process_->release(record_.stopped ? NewProcess::Run::kStopped : NewProcess::Run::kRunning); }
 
  private:
   ProcessRestore() = default;
   Result<void> check() const;
-  Result<void> leave_coordinator(SessionPolicy policy, const InheritedState& inherited, const Patience& patience);
+  Result<void> leave_coordinator(const InheritedState& inherited, const Patience& patience);
+  Result<void> install_files(const RestartContext& context);
   Result<void> restore_process(const InheritedState& inherited, const RestartContext& context);
   Result<void> restore_threads(const InheritedState& inherited, const Patience& patience);
   Result<void> fill_thread(std::size_t index, const InheritedState& inherited, Batch& batch, BatchChecks& checks);
   Result<void> restore_last(const InheritedState& inherited, const Patience& patience);
   Result<void> restart_call(const ThreadRecord& record, TracedThread& thread, const Patience& patience);
   Result<void> load_state(const ThreadRecord& record, TracedThread& thread) const;
-  int report_signal() const;
 
   ProcessRecord record_;
   std::vector<ThreadRecord> threads_;
   const RestoredMemory* memory_ = nullptr;
   const RestoredSighand* sighand_ = nullptr;
   SessionPolicy session_ = SessionPolicy::kForeground;
+  Owns owns_;
   std::optional<NewProcess> process_;
   std::optional<kernel::ProcessMemory> writer_;
   std::uint64_t syscall_instruction_ = 0;

@@ -7,13 +7,13 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
+#include <set>
 
 #include "base/log.h"
 #include "engine/environment_of_host.h"
 #include "engine/fault_point.h"
 #include "engine/inherited_state.h"
-#include "engine/process_restore.h"
+#include "engine/tree_restore.h"
 #include "resource/file_table/file_table.h"
 #include "resource/kinds.h"
 #include "resource/object_table.h"
@@ -41,7 +41,8 @@ class Restart {
                  .undo = undo_,
                  .policy = request.policy,
                  .patience = patience_,
-                 .owner = request.owner} {}
+                 .owner = request.owner},
+        processes_(context_) {}
   ~Restart();
 
   Result<RestoredTree> run();
@@ -66,15 +67,14 @@ class Restart {
   UndoQueue undo_;
   RestartContext context_;
   InheritedState inherited_;
-  std::optional<RestartGate> gate_;
-  std::vector<std::unique_ptr<ProcessRestore>> processes_;
+  TreeRestore processes_;
   RestoredTree tree_;
 };
 
 Restart::~Restart() {
-  // On the way out after a failure, too: first the references, then the processes, then the memory.
+  // On the way out after a failure, too: first the references, then (by their destructor) the processes, then the
+  // memory.
   objects_.clear();
-  processes_.clear();
 }
 
 Result<void> Restart::stages() {
@@ -113,51 +113,48 @@ Result<void> Restart::read_structure() {
     STASIS_TRY(objects_.restore_obj(&context_, ref, type));
     return {};
   });
-  const TreeRecord tree = STASIS_TRY(image_.read<TreeRecord>());
-  if (tree.processes != 1) return Error(Errc::kRefused, "process trees can't be restored yet");
-  for (std::uint32_t i = 0; i < tree.processes; ++i) {
-    ProcessRecord process = STASIS_TRY(image_.read<ProcessRecord>());
-    std::vector<ThreadRecord> threads;
-    for (std::uint32_t t = 0; t < process.threads; ++t) threads.push_back(STASIS_TRY(image_.read<ThreadRecord>()));
-    processes_.push_back(STASIS_TRY(ProcessRestore::plan(std::move(process), std::move(threads), context_)));
-    STASIS_TRY(processes_.back()->check_rights(inherited_, request_.owner));
-  }
+  STASIS_TRY(processes_.read(image_, inherited_));
   tree_.report.objects = objects_.size();
   return image_.expect_end();
 }
 
 Result<void> Restart::make_processes() {
-  std::vector<std::pair<std::uint64_t, std::uint64_t>> taken;
-  for (const auto& process : processes_) process->memory().add_ranges(taken);
-  gate_.emplace(STASIS_TRY(RestartGate::create(taken)));
-  for (const auto& process : processes_) {
-    STASIS_TRY(process->create(*gate_, inherited_, patience_));
+  STASIS_TRY(processes_.make());
+  tree_.root = processes_.root();
+  for (std::size_t i = 0; i < processes_.size(); ++i) {
     tree_.report.processes += 1;
-    tree_.report.threads += process->thread_count();
+    tree_.report.threads += processes_.process(i).thread_count();
   }
-  tree_.root = processes_.front()->pid();
-  tree_.foreground = processes_.front()->record().foreground;
   return {};
 }
 
+// Chunks come in the order of the processes; those of other objects may come anywhere.
 Result<void> Restart::fill_memory() {
   std::vector<std::byte> pages;
+  std::size_t at = 0;
+  STASIS_TRY(processes_.map_memory(at));
+  const auto step = [&]() -> Result<void> {
+    STASIS_TRY(processes_.finish_memory(at));
+    return ++at < processes_.size() ? processes_.map_memory(at) : Result<void>();
+  };
   while (const auto chunk = STASIS_TRY(image_.next_chunk(pages))) {
     STASIS_TRY(patience_.check());
-    const auto owner =
-        std::ranges::find(processes_, chunk->object, [](const auto& process) { return process->record().memory; });
-    if (owner == processes_.end()) {
-      const auto object = context_.contents.find(chunk->object);
-      if (object == context_.contents.end()) {
-        return Error(Errc::kBadImage, fmt::format("pages of object {}, which has none", chunk->object.value()));
-      }
+    const auto object = context_.contents.find(chunk->object);
+    if (object != context_.contents.end()) {
       STASIS_TRY(object->second->fill(chunk->runs, pages));
       continue;
     }
-    STASIS_TRY((*owner)->write_pages(chunk->runs, pages));
+    std::size_t owner = at;
+    while (owner < processes_.size() && processes_.process(owner).record().memory != chunk->object) ++owner;
+    if (owner == processes_.size()) {
+      return Error(Errc::kBadImage,
+                   fmt::format("pages of object {}, which has none (any more)", chunk->object.value()));
+    }
+    while (at < owner) STASIS_TRY(step());
+    STASIS_TRY(processes_.write_pages(at, chunk->runs, pages));
     tree_.report.pages += pages.size() / image_.environment().page_size;
   }
-  for (const auto& process : processes_) STASIS_TRY(process->finish_memory(patience_));
+  while (at < processes_.size()) STASIS_TRY(step());
   return {};
 }
 
@@ -168,10 +165,10 @@ Result<void> Restart::verify_image() {
 }
 
 Result<void> Restart::restore_tasks() {
-  for (const auto& process : processes_) STASIS_TRY(process->restore(inherited_, context_));
+  STASIS_TRY(processes_.settle_kinship());
+  STASIS_TRY(processes_.restore());
   STASIS_TRY(deferred_.run());
-  for (const auto& process : processes_) STASIS_TRY(process->stand_by(patience_));
-  return {};
+  return processes_.stand_by();
 }
 
 Result<void> Restart::drop_references() {
@@ -184,8 +181,9 @@ Result<void> Restart::drop_references() {
 Result<void> Restart::release() {
   patience_.carry_through();
   tree_.report.total_us = microseconds_since(started_);
+  tree_.foreground_group = processes_.foreground_group();
   if (request_.before_release) request_.before_release(tree_);
-  for (const auto& process : processes_) process->release();
+  processes_.release();
   undo_.dismiss();
   objects_.free_later();
   return {};
@@ -194,13 +192,22 @@ Result<void> Restart::release() {
 }  // namespace
 
 Result<std::vector<ImagePid>> image_pids(const ImageReader& image) {
-  std::vector<ImagePid> pids;
+  std::set<ImagePid> pids;
+  std::vector<ProcessRecord> processes;
   for (std::size_t i = 0; i < image.record_count(); ++i) {
     const RawRecord raw = image.record(i);
-    if (raw.type != RecordType::kThread) continue;
-    pids.push_back(STASIS_TRY(decode<ThreadRecord>(raw.payload, ThreadRecord::kName)).tid);
+    if (raw.type == RecordType::kThread) {
+      pids.insert(STASIS_TRY(decode<ThreadRecord>(raw.payload, ThreadRecord::kName)).tid);
+    } else if (raw.type == RecordType::kProcess) {
+      processes.push_back(STASIS_TRY(decode<ProcessRecord>(raw.payload, ProcessRecord::kName)));
+    }
   }
-  return pids;
+  for (const ProcessRecord& process : processes) {
+    pids.insert(process.pid);
+    if (!is_ambient_session(processes, process.session)) pids.insert(process.session);
+    if (!is_ambient_group(processes, process.process_group)) pids.insert(process.process_group);
+  }
+  return std::vector(pids.begin(), pids.end());
 }
 
 Result<RestoredTree> restart_tree(ImageReader& image, const RestartTreeRequest& request) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/ids.h"
@@ -33,7 +34,7 @@ struct RestartReport {
 // What the caller gets to hold of a tree that runs.
 struct RestoredTree {
   HostPid root;
-  bool foreground = false;  // the root's group was its terminal's foreground group
+  std::optional<HostPid> foreground_group;  // the group that had the terminal, if one of the tree's had
   RestartReport report;
 };
 

@@ -165,7 +165,7 @@ Result<ProgramEnd> RestartSession::run_here() {
   tree.before_release = [&](const RestoredTree& restored) {
     hold_signals();
     pidfile = write_pidfile(restored.root);
-    if (restored.foreground && request_.detach == Detach::kNo) terminal_.give_to(restored.root);
+    if (restored.foreground_group && request_.detach == Detach::kNo) terminal_.give_to(*restored.foreground_group);
     if (request_.running) request_.running(restored.root, restored.report);
   };
   const RestoredTree restored = STASIS_TRY(restart_tree(*image_, tree));
@@ -207,8 +207,8 @@ void RestartSession::be_init(InitChannel channel) {
     RestartTreeRequest tree = tree_request();
     tree.before_release = [&](const RestoredTree& restored) {
       hold_signals();
-      if (restored.foreground && request_.detach == Detach::kNo) terminal_.give_to(restored.root);
-      channel.send_running(restored.report, restored.foreground);
+      if (restored.foreground_group && request_.detach == Detach::kNo) terminal_.give_to(*restored.foreground_group);
+      channel.send_running(restored.report, restored.foreground_group.has_value());
       if (!channel.await_go()) ::_exit(1);  // and everything in the namespace with it
     };
     return restart_tree(*image_, tree);

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -87,9 +88,13 @@ NewProcess::NewProcess(NewProcess&& other) noexcept
       threads_(std::move(other.threads_)),
       released_(std::exchange(other.released_, true)) {}
 
+void NewProcess::kill() {
+  if (!released_) ::kill(pid_.value(), SIGKILL);
+}
+
 NewProcess::~NewProcess() {
   if (released_) return;
-  ::kill(pid_.value(), SIGKILL);
+  kill();
   // Whatever was made of it, threads that we never came to know included: the leader is reported last.
   for (;;) {
     int status = 0;
@@ -122,6 +127,32 @@ Result<NewProcess> NewProcess::create(const RestartGate& gate, std::int32_t pid,
   return process;
 }
 
+Error pid_taken(std::int32_t pid, std::string_view what) {
+  return Error(Errc::kPidTaken, fmt::format("{} id {} is in use", what, pid))
+      .with_help("--pids namespace restores the program with its ids in a namespace of its own");
+}
+
+Result<NewProcess> NewProcess::bear(const Birth& birth, int report_signal, const Patience& patience) {
+  Batch calls = batch();
+  kernel::CloneArgs args;
+  args.flags = birth.flags | CLONE_PTRACE;
+  // A sibling gets its creator's.
+  args.exit_signal = birth.flags & CLONE_PARENT ? 0 : static_cast<std::uint64_t>(birth.exit_signal);
+  args.set_tid = birth.pid ? calls.put(birth.pid).remote : 0;
+  args.set_tid_size = birth.pid ? 1 : 0;
+  const std::size_t call = calls.call(SYS_clone3, calls.put(args), sizeof args);
+  STASIS_TRY(run(calls, patience));
+  const auto made = calls.check(call, fmt::format("clone3 of process {}", birth.pid));
+  if (!made && made.error().sys_errno() == EEXIST) return pid_taken(birth.pid, "process");
+  if (!made) return Error(made.error());
+  const HostPid pid(static_cast<std::int32_t>(*made));
+  NewProcess child(*gate_, pid, report_signal);
+  child.threads_.push_back(TracedThread::adopt(pid));
+  STASIS_TRY(child.leader().wait_stopped(patience));
+  STASIS_TRY(child.leader().capture());
+  return child;
+}
+
 void NewProcess::prepare_slot(const TracedThread& thread, const GateSlot& slot) const {
   arch::GateControl& control = slot.control();
   control = {};
@@ -133,9 +164,7 @@ void NewProcess::prepare_slot(const TracedThread& thread, const GateSlot& slot) 
 }
 
 Result<void> NewProcess::run(const Batch& batch, const Patience& patience) {
-  prepare_slot(leader(), batch.slot());
-  arch::set_stack_pointer(leader().registers, 0);  // sigaltstack(2) looks at it
-  STASIS_TRY(leader().start(gate_->memory(), batch, report_signal_));
+  STASIS_TRY(start(batch));
   return leader().await_report(patience);
 }
 
@@ -160,8 +189,7 @@ Result<void> NewProcess::create_threads(std::span<const ThreadSpec> threads, con
     for (std::size_t i = 0; i < count; ++i) {
       const auto made = calls.check(i, fmt::format("clone3 of thread {}", threads[i].tid));
       if (!made && made.error().sys_errno() == EEXIST) {
-        return Error(Errc::kPidTaken, fmt::format("thread id {} is in use", threads[i].tid))
-            .with_help("--pids namespace restores the program with its ids in a namespace of its own");
+        return pid_taken(threads[i].tid, "thread");
       }
       if (!made) return Error(made.error());
       TracedThread thread = TracedThread::adopt(HostPid(static_cast<std::int32_t>(*made)));
@@ -217,10 +245,49 @@ Result<void> NewProcess::set_final_state(TracedThread& thread) {
   return thread.put_back();
 }
 
-void NewProcess::release() {
+void NewProcess::release(Run how) {
   released_ = true;
+  if (how == Run::kStopped) ::kill(pid_.value(), SIGSTOP);
   // The leader last: it must not see its threads traced any more.
   for (TracedThread& thread : threads_ | std::views::reverse) thread.detach();
+}
+
+Result<void> NewProcess::end(int wait_status, const Patience& patience) {
+  Batch calls = batch();
+  if (WIFEXITED(wait_status)) {
+    calls.call(SYS_exit_group, WEXITSTATUS(wait_status));
+    STASIS_TRY(start(calls));
+  } else {
+    const rlimit none{};
+    calls.call(SYS_setrlimit, RLIMIT_CORE, calls.put(none));
+    STASIS_TRY(run(calls, patience));
+    STASIS_TRY(leader().die_by(WTERMSIG(wait_status)));
+  }
+  released_ = true;
+  leader().wait_gone();
+  return {};
+}
+
+Result<void> NewProcess::start(const Batch& batch) {
+  prepare_slot(leader(), batch.slot());
+  arch::set_stack_pointer(leader().registers, 0);  // sigaltstack(2) looks at it
+  return leader().start(gate_->memory(), batch, report_signal_);
+}
+
+Result<void> NewProcess::reap(HostPid child, const Patience& patience) {
+  Batch calls = batch();
+  const std::size_t call = calls.call(SYS_wait4, child.value(), 0, __WALL, 0);
+  STASIS_TRY(run(calls, patience));
+  STASIS_TRY(calls.check(call, "wait4"));
+  return forget_child_signal(patience);
+}
+
+Result<void> NewProcess::forget_child_signal(const Patience& patience) {
+  Batch calls = batch();
+  const std::uint64_t set = std::uint64_t{1} << (SIGCHLD - 1);
+  const timespec now{};
+  calls.call(SYS_rt_sigtimedwait, calls.put(set), 0, calls.put(now), sizeof set);  // EAGAIN: there is none
+  return run(calls, patience);
 }
 
 }  // namespace stasis

@@ -45,13 +45,22 @@ class NewProcess {
     std::uint64_t clear_child_tid = 0;  // address, 0: none
   };
 
-  // `pid` 0: the kernel's choice. `report_signal`: one that the image holds none of pending.
+  // A child of the coordinator. `pid` 0: the kernel's choice. `report_signal`: one that the image holds none of
+  // pending.
   static Result<NewProcess> create(const RestartGate& gate, std::int32_t pid, int report_signal,
                                    const Patience& patience);
+  struct Birth {
+    std::int32_t pid = 0;     // wanted, 0: the kernel's choice
+    std::uint64_t flags = 0;  // CLONE_*
+    int exit_signal = 0;
+  };
+  // A child that this process clones, a copy of what it is by now. It must be dropped, ended or released as well.
+  Result<NewProcess> bear(const Birth& birth, int report_signal, const Patience& patience);
   NewProcess(NewProcess&& other) noexcept;
   NewProcess& operator=(NewProcess&&) = delete;
-  // Kills it unless released.
+  // Kills it unless released, and waits until it is gone. (Of several, kill() all first.)
   ~NewProcess();
+  void kill();
 
   HostPid pid() const { return pid_; }
   std::vector<TracedThread>& threads() { return threads_; }
@@ -75,13 +84,20 @@ class NewProcess {
   Result<void> drop_gate(std::uint64_t insn, const Patience& patience);
   // Gives a thread its final registers, extended state and mask (the fields of TracedThread).
   Result<void> set_final_state(TracedThread& thread);
-  // Lets it run: from here on it is on its own.
-  void release();
+  // Lets it run: from here on it is on its own. kStopped: as if by SIGSTOP, without running an instruction.
+  enum class Run { kRunning, kStopped };
+  void release(Run how = Run::kRunning);
+  // Makes it end so that its parent gets this wait status, and waits for it.
+  Result<void> end(int wait_status, const Patience& patience);
+  // wait4(2) in this process for a child that has ended, and nothing is left of the SIGCHLD.
+  Result<void> reap(HostPid child, const Patience& patience);
+  Result<void> forget_child_signal(const Patience& patience);
 
  private:
   NewProcess(const RestartGate& gate, HostPid pid, int report_signal)
       : gate_(&gate), pid_(pid), report_signal_(report_signal) {}
   void prepare_slot(const TracedThread& thread, const GateSlot& slot) const;
+  Result<void> start(const Batch& batch);
   Result<void> take_over(TracedThread thread, const Patience& patience);
 
   const RestartGate* gate_;

@@ -11,6 +11,8 @@
 #include "base/log.h"
 #include "base/panic.h"
 #include "kernel/proc_stat.h"
+#include "kernel/thread_signal.h"
+#include "kernel/vfork.h"
 
 namespace stasis {
 namespace {
@@ -19,6 +21,12 @@ constexpr std::size_t kXstateLimit = std::size_t{64} << 10;
 
 Error gone(HostPid tid) {
   return Error(Errc::kTargetLost, fmt::format("thread {} ended while Stasis held it", tid.value()));
+}
+
+Error in_vfork(HostPid tid) {
+  return Error(Errc::kUnsupportedTask,
+               fmt::format("thread {} waits in vfork for its child to run another program", tid.value()))
+      .with_help("try again in a moment");
 }
 
 // Between the start of a foreign call and its end nothing may be given up: a request that fails for once is made again.
@@ -73,6 +81,7 @@ Result<kernel::WaitStatus> TracedThread::wait(const Patience& patience) {
       state_ = State::kGone;
       return gone(tid_);
     }
+    if (kernel::waits_for_vfork(tid_)) return in_vfork(tid_);
     STASIS_TRY(patience.check());
   }
 }
@@ -206,6 +215,21 @@ Result<void> TracedThread::put_back() {
 void TracedThread::await_stop_briefly() {
   const Patience moment(std::chrono::milliseconds(200), nullptr);
   if (auto stopped = wait_stopped(moment); !stopped) log::debug("tracee", "{}", stopped.error().message());
+}
+
+Result<void> TracedThread::die_by(int signal) {
+  STASIS_TRY(kernel::ptrace_set_sigmask(tid_, 0));
+  STASIS_TRY(kernel::send_thread_signal(tid_, tid_, signal));
+  STASIS_TRY(kernel::ptrace_cont(tid_));
+  if (signal == SIGKILL) return {};
+  for (;;) {
+    const auto status = STASIS_TRY(kernel::wait_task(tid_, kernel::WaitMode::kBlock));
+    if (!status || !status->stopped()) {
+      state_ = State::kGone;
+      return {};
+    }
+    STASIS_TRY(kernel::ptrace_cont(tid_, status->event() == 0 ? status->stop_signal() & 0x7f : 0));
+  }
 }
 
 void TracedThread::wait_gone() {

@@ -54,6 +54,9 @@ class TracedThread {
   // A stop was asked for but not waited for: waits a moment, since only a stopped thread can be let go. One that does
   // not stop (a parent in vfork) is let go by the kernel when the coordinator ends.
   void await_stop_briefly();
+  // Sends it a deadly signal, with its default action, and lets that be delivered. REQUIRES: stopped, its process's
+  // only thread.
+  Result<void> die_by(int signal);
   // After SIGKILL: waits until the thread is gone, so that it leaves no zombie of ours.
   void wait_gone();
   // The program's signals that arrived while its thread was ours and could not be delivered then.

@@ -30,7 +30,8 @@ struct TreeRecord {
   }
 };
 
-// One process; the records of its threads follow it, the leader's first.
+// One process; the records of its threads follow it, the leader's first. Parents stand before their children. One that
+// has ended and was not waited for (a zombie) has no threads and no objects.
 struct ProcessRecord {
   static constexpr RecordType kType = RecordType::kProcess;
   static constexpr std::string_view kName = "process";
@@ -46,12 +47,14 @@ struct ProcessRecord {
   ObjRef memory;
   ObjRef file_table;
   ObjRef fs;
-  ObjRef sighand;
+  ObjRef sighand;  // null, as the three above, for a zombie
   std::vector<std::byte> pending_signals;  // siginfo_t one behind another
   ProcessAttributes attributes;
   ProcessLimits limits;
   ProcessTimers timers;
   std::uint64_t xcomp_permission = 0;  // ARCH_GET_XCOMP_PERM: extended states the process may use
+  bool zombie = false;
+  std::int32_t wait_status = 0;  // of a zombie, as wait4(2) reports it
 
   static constexpr auto fields() {
     using R = ProcessRecord;
@@ -63,15 +66,17 @@ struct ProcessRecord {
                       field<6>("exit_signal", &R::exit_signal),
                       field<7>("foreground", &R::foreground),
                       field<8>("stopped", &R::stopped),
-                      field<9>("memory", &R::memory),
-                      field<10>("file_table", &R::file_table),
-                      field<11>("fs", &R::fs),
-                      field<12>("sighand", &R::sighand),
+                      field<9>("memory", &R::memory, Null::kAllowed),
+                      field<10>("file_table", &R::file_table, Null::kAllowed),
+                      field<11>("fs", &R::fs, Null::kAllowed),
+                      field<12>("sighand", &R::sighand, Null::kAllowed),
                       field<13>("pending_signals", &R::pending_signals, MaxLength{1 << 24}),
                       field<14>("attributes", &R::attributes),
                       field<15>("limits", &R::limits),
                       field<16>("timers", &R::timers),
-                      field<17>("xcomp_permission", &R::xcomp_permission, Show::kHex)};
+                      field<17>("xcomp_permission", &R::xcomp_permission, Show::kHex),
+                      field<18>("zombie", &R::zombie),
+                      field<19>("wait_status", &R::wait_status, Show::kHex)};
   }
 };
 

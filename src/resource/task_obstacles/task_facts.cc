@@ -3,14 +3,12 @@
 #include <elf.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sched.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 
 #include "base/file.h"
@@ -50,31 +48,11 @@ ProgramKind program_kind(const ProcDir& proc) {
   return native ? ProgramKind::kNative : ProgramKind::kForeign;
 }
 
-// Is a thread that can't be interrupted in vfork? "56 0x4111 ..." in /proc/PID/task/TID/syscall (man 5 proc).
-bool waits_for_vfork(const ProcDir& proc, HostPid tid) {
-  const auto text = proc.read(fmt::format("task/{}/syscall", tid.value()));
-  if (!text) return false;
-  long number = -1;
-  const char* const end = text->data() + text->size();
-  const auto parsed = std::from_chars(text->data(), end, number);
-  if (parsed.ec != std::errc{}) return false;
-  if (number == SYS_vfork || number == SYS_clone3) return true;
-  if (number != SYS_clone) return false;
-  std::string_view flags(parsed.ptr, static_cast<std::size_t>(end - parsed.ptr));
-  if (!flags.starts_with(" 0x")) return false;
-  flags.remove_prefix(3);
-  std::uint64_t value = 0;
-  std::from_chars(flags.data(), flags.data() + flags.size(), value, 16);
-  return (value & CLONE_VFORK) != 0;
-}
-
-ThreadFacts thread_facts(const ProcDir& proc, HostPid tid, const ProcStatus& status) {
-  const bool uninterruptible = status.state == 'D';
+ThreadFacts thread_facts(HostPid tid, const ProcStatus& status) {
   return {.tid = tid,
           .state = status.state,
           .tracer = status.tracer_pid,
           .seccomp = status.seccomp,
-          .waits_for_vfork = uninterruptible && waits_for_vfork(proc, tid),
           .shadow_stack = status.x86_thread_features && status.x86_thread_features->find("shstk") != std::string::npos};
 }
 
@@ -82,24 +60,14 @@ ThreadFacts thread_facts(const ProcDir& proc, HostPid tid, const ProcStatus& sta
 Result<void> add_threads(const ProcDir& proc, const ProcStatus& leader, TaskFacts& facts) {
   for (const HostPid tid : STASIS_TRY(proc.threads())) {
     if (tid == proc.pid()) {
-      facts.threads.push_back(thread_facts(proc, tid, leader));
+      facts.threads.push_back(thread_facts(tid, leader));
       if (!leader.ns_pid.empty()) facts.tids.emplace_back(leader.ns_pid.back());
       continue;
     }
     const auto status = proc.thread_status(tid);
     if (!status || status->zombie()) continue;
-    facts.threads.push_back(thread_facts(proc, tid, *status));
+    facts.threads.push_back(thread_facts(tid, *status));
     if (!status->ns_pid.empty()) facts.tids.emplace_back(status->ns_pid.back());
-  }
-  return {};
-}
-
-Result<void> add_children(const ProcDir& proc, TaskFacts& facts) {
-  for (const HostPid pid : STASIS_TRY(proc.children())) {
-    const auto child = ProcDir::open(pid);
-    if (!child) continue;
-    const auto stat = child->stat();
-    if (stat) facts.children.push_back({.pid = pid, .name = stat->comm, .zombie = stat->zombie()});
   }
   return {};
 }
@@ -154,7 +122,6 @@ Result<TaskFacts> look_at_task(const ProcDir& proc, const Observer& observer) {
                   .permitted = status.cap_permitted};
   if (facts.kernel_thread) return facts;
   STASIS_TRY(add_threads(proc, status, facts));
-  STASIS_TRY(add_children(proc, facts));
   if (facts.ending) return facts;
   facts.accessible = STASIS_TRY(accessible(proc));
   if (!facts.accessible) return facts;

@@ -87,12 +87,6 @@ void Judge::judge_access() {
 void Judge::judge_kinship() {
   if (facts_.pid == observer_.pid || std::ranges::find(observer_.ancestors, facts_.pid) != observer_.ancestors.end()) {
     add(Errc::kOwnTree, "process", "this stasis runs inside it", "start stasis from outside, such as another terminal");
-    return;  // its child is us
-  }
-  for (const ChildFacts& child : facts_.children) {
-    add(Errc::kUnsupportedTask, fmt::format("child {} '{}'", child.pid.value(), child.name),
-        child.zombie ? "it has ended and was not waited for; that can't be saved yet"
-                     : "processes with children can't be saved yet");
   }
 }
 
@@ -100,10 +94,6 @@ void Judge::judge_thread(const ThreadFacts& thread) {
   if (thread.tracer != 0) {
     add(Errc::kAlreadyTraced, name_of(thread), fmt::format("it is traced by process {}", thread.tracer),
         "end the debugger or tracer first");
-  }
-  if (thread.waits_for_vfork) {
-    add(Errc::kUnsupportedTask, name_of(thread), "it waits in vfork for its child to run another program",
-        "try again in a moment");
   }
   if (thread.shadow_stack)
     add(Errc::kUnsupportedTask, name_of(thread), "it has a shadow stack; that can't be saved yet");

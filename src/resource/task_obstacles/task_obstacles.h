@@ -28,14 +28,7 @@ struct ThreadFacts {
   char state = '?';
   std::int32_t tracer = 0;
   std::uint32_t seccomp = 0;
-  bool waits_for_vfork = false;
   bool shadow_stack = false;
-};
-
-struct ChildFacts {
-  HostPid pid;
-  std::string name;
-  bool zombie = false;
 };
 
 // Everything that find_task_obstacles() judges by. Plain facts, so that tests can make them up.
@@ -50,7 +43,6 @@ struct TaskFacts {
   std::uint64_t permitted = 0;  // capabilities
   // From here on only where accessible.
   std::vector<ThreadFacts> threads;  // live ones and a zombie leader
-  std::vector<ChildFacts> children;
   ProgramKind program = ProgramKind::kUnknown;
   NamespaceIds namespaces{};
   DirectoryId root;

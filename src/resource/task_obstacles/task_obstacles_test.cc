@@ -183,24 +183,7 @@ TEST(TaskObstacles, AChrootIsNamed) {
   EXPECT_THAT(obstacles_of(jailed.pid()), ElementsAre(is_obstacle(Errc::kUnsupportedTask, "chroot")));
 }
 
-TEST(TaskObstacles, AWaitForAVforkChildIsNamed) {
-  const pid_t pid = ::fork();
-  if (pid == 0) {
-    // Without memory of its own: the parent waits until the child ends.
-    if (::syscall(SYS_clone, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0) == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      for (;;) ::pause();
-    }
-    ::_exit(0);
-  }
-  const auto proc = kernel::ProcDir::open(HostPid(pid));
-  ASSERT_TRUE(comes_true([&] { return proc->status()->state == 'D' && !proc->children()->empty(); }));
-  EXPECT_THAT(obstacles_of(HostPid(pid)), ::testing::Contains(is_obstacle(Errc::kUnsupportedTask, "vfork")));
-  kill_children_of(*proc);
-  ::waitpid(pid, nullptr, 0);
-}
-
-TEST(TaskObstacles, ChildrenAreNamed) {
+TEST(TaskObstacles, ChildrenAreNone) {
   Child parent([] {
     const pid_t child = ::fork();
     if (child == 0) {
@@ -210,13 +193,8 @@ TEST(TaskObstacles, ChildrenAreNamed) {
     return child > 0;
   });
   ASSERT_TRUE(parent.ready());
-  const auto proc = kernel::ProcDir::open(parent.pid());
-  EXPECT_THAT(obstacles_of(parent.pid()), ElementsAre(is_obstacle(Errc::kUnsupportedTask, "children")));
-  kill_children_of(*proc);
-  ASSERT_TRUE(comes_true([&] {
-    const auto left = obstacles_of(parent.pid());
-    return left.size() == 1 && left[0].why.find("not waited for") != std::string::npos;
-  }));
+  EXPECT_THAT(obstacles_of(parent.pid()), IsEmpty());
+  kill_children_of(*kernel::ProcDir::open(parent.pid()));
 }
 
 TEST(TaskObstacles, SemaphoreUndoIsNamed) {

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/tree_image.h"
+
+#include <fmt/format.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <ranges>
+
+#include "base/log.h"
+#include "kernel/kcmp.h"
+#include "resource/task_obstacles/task_obstacles.h"
+
+namespace stasis {
+namespace {
+
+bool is_gone(const Error& error) { return error.code() == Errc::kVanished || error.code() == Errc::kNoSuchProcess; }
+
+// The parent of a process as the coordinator sees it; 0 if it is gone.
+HostPid parent_of(const kernel::ProcDir& proc) {
+  const auto stat = proc.stat();
+  return HostPid(stat ? stat->ppid : 0);
+}
+
+}  // namespace
+
+TreeImage::~TreeImage() { let_go(); }
+
+Result<TreeImage> TreeImage::look(HostPid root) {
+  TreeImage tree(STASIS_TRY(Observer::here()));
+  STASIS_TRY(tree.add(root));
+  STASIS_TRY(tree.add_namespace_mates());
+  for (std::size_t i = 0; i < tree.processes_.size(); ++i) {
+    auto added = tree.add_children_of(tree.processes_[i]->proc());
+    if (!added && (i == 0 || !is_gone(added.error()))) return Error(std::move(added).error());
+  }
+  return tree;
+}
+
+bool TreeImage::has(HostPid pid) const {
+  return std::ranges::find(processes_, pid, [](const auto& process) { return process->pid(); }) != processes_.end() ||
+         std::ranges::find(ended_, pid) != ended_.end();
+}
+
+Result<void> TreeImage::add(HostPid pid) {
+  const kernel::ProcDir proc = STASIS_TRY(kernel::ProcDir::open(pid));
+  if (!processes_.empty() && STASIS_TRY(proc.stat()).zombie()) {
+    ended_.push_back(pid);
+    return {};
+  }
+  const Obstacles obstacles = STASIS_TRY(find_task_obstacles(proc, observer_));
+  if (!obstacles.empty()) {
+    // It may have ended since.
+    const auto stat = proc.stat();
+    if (!processes_.empty() && (!stat || stat->zombie())) return add(pid);
+    return to_error(obstacles);
+  }
+  processes_.push_back(STASIS_TRY(ProcessImage::look(pid)));
+  return {};
+}
+
+Result<void> TreeImage::add_children_of(const kernel::ProcDir& proc) {
+  for (const HostPid child : STASIS_TRY(proc.children())) {
+    if (has(child)) continue;
+    auto added = add(child);
+    if (!added && !is_gone(added.error())) return added;
+  }
+  return {};
+}
+
+// A pid namespace that a restart made belongs to its tree, reparented orphans included; its process 1 is ours.
+Result<void> TreeImage::add_namespace_mates() {
+  const HostPid parent = parent_of(processes_.front()->proc());
+  const auto init = kernel::ProcDir::open(parent);
+  const auto status = init ? init->status() : Result<kernel::ProcStatus>(init.error());
+  if (!status || status->ns_pid.size() < 2 || status->ns_pid.back() != 1) return {};
+  const auto name = init->thread_comm(parent);
+  if (!name || *name != kInitName) return {};
+  return add_children_of(*init);
+}
+
+void TreeImage::let_go() {
+  for (const auto& process : processes_ | std::views::reverse) process->let_go();
+}
+
+// Waits for one process and takes up the children it has then. False: it has ended meanwhile.
+Result<bool> TreeImage::settle(std::size_t index, const Patience& patience) {
+  auto settled = processes_[index]->settle(patience);
+  if (!settled && index > 0 && (is_gone(settled.error()) || settled.error().code() == Errc::kTargetLost)) {
+    ended_.push_back(processes_[index]->pid());
+    processes_.erase(processes_.begin() + static_cast<std::ptrdiff_t>(index));
+    return false;
+  }
+  STASIS_TRY(std::move(settled));
+  const std::size_t known = processes_.size();
+  STASIS_TRY(add_children_of(processes_[index]->proc()));
+  for (std::size_t i = known; i < processes_.size(); ++i) {
+    if (auto attached = processes_[i]->attach(); !attached && !is_gone(attached.error())) return attached.error();
+  }
+  return true;
+}
+
+Result<void> TreeImage::freeze_once(const Patience& patience) {
+  for (const auto& process : processes_) {
+    if (auto attached = process->attach(); !attached && (process == processes_.front() || !is_gone(attached.error()))) {
+      return attached;
+    }
+  }
+  const HostPid root = processes_.front()->pid();
+  std::erase_if(processes_, [&](const auto& process) { return !process->attached() && process->pid() != root; });
+  for (std::size_t i = 0; i < processes_.size();) {
+    if (!processes_[i]->attached()) {
+      processes_.erase(processes_.begin() + static_cast<std::ptrdiff_t>(i));
+    } else if (STASIS_TRY(settle(i, patience))) {
+      ++i;
+    }
+  }
+  return {};
+}
+
+Result<void> TreeImage::freeze(const Patience& patience) {
+  constexpr useconds_t kPause = 2000;
+  for (;;) {
+    auto frozen = freeze_once(patience);
+    if (frozen) break;
+    // A parent in vfork can't be stopped; its child must run on, so that both can be stopped a little later.
+    if (frozen.error().code() != Errc::kUnsupportedTask) return frozen;
+    let_go();
+    log::debug("checkpoint", "{}", frozen.error().message());
+    if (!patience.check()) return frozen;
+    ::usleep(kPause);
+  }
+  sort_by_descent();
+  STASIS_TRY(find_shares());
+  return find_zombies();
+}
+
+std::vector<std::pair<HostPid, HostPid>> TreeImage::parents() const {
+  std::vector<std::pair<HostPid, HostPid>> pairs;
+  for (const auto& process : processes_) pairs.emplace_back(process->pid(), parent_of(process->proc()));
+  return pairs;
+}
+
+// Children of what ended during the freeze have other parents now.
+void TreeImage::sort_by_descent() {
+  const auto pairs = parents();
+  const auto depth = [&](HostPid pid) {
+    std::size_t steps = 0;
+    for (auto at = std::ranges::find(pairs, pid, &std::pair<HostPid, HostPid>::first);
+         at != pairs.end() && steps <= pairs.size(); ++steps) {
+      at = std::ranges::find(pairs, at->second, &std::pair<HostPid, HostPid>::first);
+    }
+    return steps;
+  };
+  const HostPid root = processes_.front()->pid();
+  std::vector<std::pair<std::size_t, std::unique_ptr<ProcessImage>>> sorted;
+  for (auto& process : processes_) {
+    const std::size_t at = process->pid() == root ? 0 : depth(process->pid());
+    sorted.emplace_back(at, std::move(process));
+  }
+  std::ranges::stable_sort(sorted, {}, [](const auto& entry) { return entry.first; });
+  processes_.clear();
+  for (auto& [at, process] : sorted) processes_.push_back(std::move(process));
+}
+
+// kcmp orders the objects; those that are equal lie side by side then, and belong to the first in the tree.
+Result<void> TreeImage::find_shares() {
+  using kernel::KcmpType;
+  constexpr std::array kKinds = {std::pair{KcmpType::kVm, &ProcessImage::Shares::memory},
+                                 std::pair{KcmpType::kFiles, &ProcessImage::Shares::files},
+                                 std::pair{KcmpType::kFs, &ProcessImage::Shares::fs},
+                                 std::pair{KcmpType::kSighand, &ProcessImage::Shares::sighand}};
+  for (const auto& process : processes_) {
+    process->shares() = {process.get(), process.get(), process.get(), process.get()};
+  }
+  for (const auto& [type, member] : kKinds) {
+    std::vector<std::size_t> order(processes_.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+    Result<void> failed;
+    const auto compare = [&](std::size_t a, std::size_t b) {
+      const auto found = kernel::kcmp(type, processes_[a]->pid(), processes_[b]->pid());
+      if (!found && failed) failed = found.error();
+      return found ? *found : std::partial_ordering::unordered;
+    };
+    std::ranges::sort(order, [&](std::size_t a, std::size_t b) {
+      const auto found = a == b ? std::partial_ordering::equivalent : compare(a, b);
+      return found == std::partial_ordering::less || (found == std::partial_ordering::equivalent && a < b);
+    });
+    STASIS_TRY(std::move(failed));
+    for (std::size_t i = 1; i < order.size(); ++i) {
+      if (compare(order[i - 1], order[i]) == std::partial_ordering::equivalent)
+        processes_[order[i]]->shares().*member = processes_[order[i - 1]]->shares().*member;
+    }
+    STASIS_TRY(std::move(failed));
+  }
+  return {};
+}
+
+Result<void> TreeImage::find_zombies() {
+  zombies_.clear();
+  for (const auto& process : processes_) {
+    for (const HostPid child : STASIS_TRY(process->proc().children())) {
+      const bool lives =
+          std::ranges::find(processes_, child, [](const auto& p) { return p->pid(); }) != processes_.end();
+      if (lives) continue;
+      const auto proc = kernel::ProcDir::open(child);
+      if (!proc) continue;  // its parent is stopped: only a parent that ignores SIGCHLD loses one so
+      const kernel::ProcStat stat = STASIS_TRY(proc->stat());
+      if (!stat.zombie()) {
+        return Error(Errc::kUnsupportedTask, fmt::format("process {} was not there a moment ago", child.value()))
+            .with_help("try again");
+      }
+      ZombieImage& zombie = zombies_.emplace_back(ZombieImage{.pid = child, .parent = process->pid(), .record = {}});
+      fill_ids(stat, STASIS_TRY(proc->status()), zombie.record);
+      zombie.record.zombie = true;
+      zombie.record.wait_status = stat.exit_code;
+    }
+  }
+  return {};
+}
+
+void TreeImage::link_parents() {
+  const auto image_pid = [&](HostPid pid) {
+    const auto found = std::ranges::find(processes_, pid, [](const auto& process) { return process->pid(); });
+    return found == processes_.end() ? ImagePid() : (*found)->record().pid;
+  };
+  for (const auto& [pid, parent] : parents()) {
+    const auto process = std::ranges::find(processes_, pid, [](const auto& p) { return p->pid(); });
+    (*process)->record().parent = process == processes_.begin() ? ImagePid() : image_pid(parent);
+  }
+  for (ZombieImage& zombie : zombies_) zombie.record.parent = image_pid(zombie.parent);
+}
+
+Result<void> TreeImage::resume(int signal) {
+  Result<void> first;
+  for (const auto& process : processes_ | std::views::reverse) {
+    if (auto resumed = process->traced().resume(signal); !resumed && first) first = std::move(resumed);
+  }
+  return first;
+}
+
+// wait4(2) by the parent, through its gate.
+void TreeImage::reap_in(ProcessImage& parent, ImagePid child) {
+  if (!parent.attached() || !parent.traced().gate_open()) return;
+  const Patience patience(std::chrono::seconds(1), nullptr);
+  Batch batch(parent.traced().carrier_slot());
+  batch.call(SYS_wait4, child.value(), 0, WNOHANG | __WALL, 0);
+  if (auto ran = parent.traced().run(batch, patience); !ran) log::debug("checkpoint", "{}", ran.error().message());
+}
+
+void TreeImage::kill() {
+  const auto pairs = parents();
+  const auto find = [&](HostPid pid) -> ProcessImage* {
+    const auto found = std::ranges::find(processes_, pid, [](const auto& process) { return process->pid(); });
+    return found == processes_.end() ? nullptr : found->get();
+  };
+  for (const ZombieImage& zombie : zombies_) {
+    if (ProcessImage* const parent = find(zombie.parent)) reap_in(*parent, zombie.record.pid);
+  }
+  for (const auto& process : processes_ | std::views::reverse) {
+    process->traced().kill();
+    const auto pair = std::ranges::find(pairs, process->pid(), &std::pair<HostPid, HostPid>::first);
+    ProcessImage* const parent = find(pair->second);
+    if (parent && process != processes_.front()) reap_in(*parent, process->record().pid);
+  }
+}
+
+}  // namespace stasis

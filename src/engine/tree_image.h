@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// TreeImage: the processes of a checkpoint: who belongs to the tree, the freeze of all of them, who shares what with
+// whom, and the end of it.
+//
+// Order of calls: look() -> freeze() -> [ask the processes] -> resume() or kill(). Dropping it lets everything run on.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "engine/process_image.h"
+#include "resource/task_obstacles/observer.h"
+
+namespace stasis {
+
+// A process that has ended and was not waited for.
+struct ZombieImage {
+  HostPid pid;
+  HostPid parent;
+  ProcessRecord record;
+};
+
+class TreeImage {
+ public:
+  // Looks at the running tree: the process, all its descendants, and where Stasis made its pid namespace, everybody
+  // else in there. Errors: what of their state keeps them from being saved.
+  static Result<TreeImage> look(HostPid root);
+  TreeImage(TreeImage&&) = default;
+  TreeImage& operator=(TreeImage&&) = delete;
+  ~TreeImage();
+
+  // Stops every thread of every process, those born meanwhile included. A process that sleeps in vfork is waited for
+  // as long as `patience` lasts. What was looked at and has ended meanwhile is forgotten; the root must live.
+  Result<void> freeze(const Patience& patience);
+
+  // Parents before their children, the root first.
+  const std::vector<std::unique_ptr<ProcessImage>>& processes() const { return processes_; }
+  // Valid after freeze().
+  const std::vector<ZombieImage>& zombies() const { return zombies_; }
+  // Fills in the parents of all records. REQUIRES: all processes have been inspected.
+  void link_parents();
+
+  // Everything runs on, each process with `signal` (0: none). Carried through after errors, the first of which is
+  // returned.
+  Result<void> resume(int signal);
+  // Ends everything, children first; each is waited for by its parent, so that no pid is left in use.
+  void kill();
+
+ private:
+  explicit TreeImage(Observer observer) : observer_(std::move(observer)) {}
+  Result<void> add(HostPid pid);
+  Result<void> add_children_of(const kernel::ProcDir& proc);
+  Result<void> add_namespace_mates();
+  bool has(HostPid pid) const;
+  Result<void> freeze_once(const Patience& patience);
+  Result<bool> settle(std::size_t index, const Patience& patience);
+  void let_go();
+  void sort_by_descent();
+  Result<void> find_shares();
+  Result<void> find_zombies();
+  std::vector<std::pair<HostPid, HostPid>> parents() const;
+  void reap_in(ProcessImage& parent, ImagePid child);
+
+  Observer observer_;
+  std::vector<std::unique_ptr<ProcessImage>> processes_;
+  std::vector<HostPid> ended_;  // seen as zombies
+  std::vector<ZombieImage> zombies_;
+};
+
+}  // namespace stasis

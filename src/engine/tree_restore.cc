@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/tree_restore.h"
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <map>
+#include <ranges>
+#include <set>
+
+#include "resource/kinds.h"
+
+namespace stasis {
+namespace {
+
+constexpr std::size_t kNone = ~std::size_t{0};
+
+}  // namespace
+
+// All are killed before any is waited for: one that waits for another would never end.
+TreeRestore::~TreeRestore() {
+  for (const auto& process : live_) {
+    if (process->made()) process->task().kill();
+  }
+  for (auto& other : others_) {
+    if (other) other->kill();
+  }
+  if (!was_reaper_) ::prctl(PR_SET_CHILD_SUBREAPER, 0);
+}
+
+Result<void> TreeRestore::read(ImageReader& image, const InheritedState& inherited) {
+  inherited_ = inherited;
+  const TreeRecord tree = STASIS_TRY(image.read<TreeRecord>());
+  std::vector<std::vector<ThreadRecord>> threads;
+  for (std::uint32_t i = 0; i < tree.processes; ++i) {
+    records_.push_back(STASIS_TRY(image.read<ProcessRecord>()));
+    if (records_.back().zombie && records_.back().threads != 0) {
+      return Error(Errc::kBadImage, fmt::format("process {} has ended and has threads", records_.back().pid.value()));
+    }
+    auto& own = threads.emplace_back();
+    for (std::uint32_t t = 0; t < records_.back().threads; ++t) own.push_back(STASIS_TRY(image.read<ThreadRecord>()));
+  }
+  plan_ = STASIS_TRY(TreePlan::make(records_, context_.policy.session));
+  live_of_.assign(plan_.nodes.size(), kNone);
+  others_.resize(plan_.nodes.size());
+  for (std::size_t i = 0; i < records_.size(); ++i) {
+    if (records_[i].zombie) continue;
+    live_of_[i] = live_.size();
+    node_of_.push_back(i);
+    live_.push_back(STASIS_TRY(ProcessRestore::plan(records_[i], std::move(threads[i]), context_)));
+    STASIS_TRY(live_.back()->check_rights(inherited_, context_.owner));
+  }
+  find_owners();
+  return {};
+}
+
+// Of several processes with one object the first restores it.
+void TreeRestore::find_owners() {
+  std::set<ObjRef> seen;
+  for (const auto& process : live_) {
+    const ProcessRecord& record = process->record();
+    process->set_owns({.memory = seen.insert(record.memory).second,
+                       .files = seen.insert(record.file_table).second,
+                       .fs = seen.insert(record.fs).second,
+                       .sighand = seen.insert(record.sighand).second});
+  }
+}
+
+NewProcess& TreeRestore::task(std::size_t node) {
+  return live_of_[node] != kNone ? live_[live_of_[node]]->task() : *others_[node];
+}
+
+template <class... Args>
+Result<void> TreeRestore::call(std::size_t node, std::string what, long nr, Args... args) {
+  CallRunner calls(task(node), context_.patience);
+  STASIS_TRY(calls.call(std::move(what), nr, args...));
+  return calls.flush();
+}
+
+Result<void> TreeRestore::make() {
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> taken;
+  for (const auto& process : live_) process->memory().add_ranges(taken);
+  gate_.emplace(STASIS_TRY(RestartGate::create(taken)));
+  int reaper = 0;
+  if (plan_.needs_reaper && ::getpid() != 1 && ::prctl(PR_GET_CHILD_SUBREAPER, &reaper) == 0 && !reaper) {
+    was_reaper_ = false;
+    ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+  }
+  for (std::size_t node = 0; node < plan_.nodes.size(); ++node) {
+    if (plan_.nodes[node].creator == kCoordinator) STASIS_TRY(bear(node));
+  }
+  return {};
+}
+
+// A pid for a helper: one that neither the image nor anybody else uses.
+std::int32_t TreeRestore::unused_pid() {
+  if (next_unused_ == 0) {
+    for (const ProcessRecord& record : records_)
+      next_unused_ = std::max({next_unused_, record.pid.value(), record.process_group.value(), record.session.value()});
+    for (const auto& process : live_) next_unused_ = std::max(next_unused_, process->highest_tid());
+  }
+  do {
+    ++next_unused_;
+  } while (::kill(next_unused_, 0) == 0 || errno == EPERM);
+  return next_unused_;
+}
+
+Result<NewProcess> TreeRestore::create(const TreeNode& node, int report_signal) {
+  const bool helper = node.kind == TreeNode::Kind::kHelper;
+  const std::int32_t pid = node.pid ? node.pid.value() : unused_pid();
+  if (node.creator == kCoordinator) return NewProcess::create(*gate_, pid, report_signal, context_.patience);
+  const NewProcess::Birth birth{
+      .pid = pid, .flags = node.flags, .exit_signal = helper ? 0 : records_[node.record].exit_signal};
+  return task(node.creator).bear(birth, report_signal, context_.patience);
+}
+
+Result<void> TreeRestore::bear(std::size_t index) {
+  const TreeNode& node = plan_.nodes[index];
+  if (live_of_[index] != kNone) {
+    ProcessRestore& process = *live_[live_of_[index]];
+    process.adopt(STASIS_TRY(create(node, process.report_signal())));
+  } else {
+    others_[index].emplace(STASIS_TRY(create(node, SIGURG)));
+  }
+  return node.late_session ? Result<void>() : open_session(index);
+}
+
+Result<void> TreeRestore::open_session(std::size_t index) {
+  const TreeNode& node = plan_.nodes[index];
+  STASIS_TRY(bear_children(index, TreeNode::Birth::kBeforeSession, node.late_session));
+  if (node.late_session) STASIS_TRY(bear_children(index, TreeNode::Birth::kBeforeSession, false));
+  if (node.leads_session) STASIS_TRY(call(index, "setsid", SYS_setsid));
+  return bear_children(index, TreeNode::Birth::kInSession, false);
+}
+
+Result<void> TreeRestore::bear_children(std::size_t index, TreeNode::Birth birth, bool need_memory) {
+  for (const std::size_t child : plan_.nodes[index].children) {
+    const TreeNode& node = plan_.nodes[child];
+    if (node.birth == birth && node.needs_memory == need_memory) STASIS_TRY(bear(child));
+  }
+  return {};
+}
+
+std::optional<HostPid> TreeRestore::foreground_group() const {
+  for (const auto& process : live_) {
+    if (process->record().foreground) return HostPid(::getpgid(process->pid().value()));
+  }
+  return std::nullopt;
+}
+
+Result<void> TreeRestore::map_memory(std::size_t index) {
+  return live_[index]->map(*gate_, inherited_, context_.patience);
+}
+
+Result<void> TreeRestore::write_pages(std::size_t index, std::span<const PageRun> runs,
+                                      std::span<const std::byte> pages) const {
+  return live_[index]->write_pages(runs, pages);
+}
+
+Result<void> TreeRestore::finish_memory(std::size_t index) {
+  STASIS_TRY(live_[index]->finish_memory(context_.patience));
+  const std::size_t node = node_of_[index];
+  if (plan_.nodes[node].late_session) STASIS_TRY(open_session(node));
+  return bear_children(node, TreeNode::Birth::kInSession, true);
+}
+
+Result<void> TreeRestore::settle_kinship() {
+  STASIS_TRY(set_groups());
+  STASIS_TRY(end_helpers());
+  return end_zombies();
+}
+
+bool TreeRestore::is_ambient_group(ImagePid group) const { return stasis::is_ambient_group(records_, group); }
+
+Result<void> TreeRestore::set_group(std::size_t node, ImagePid group) {
+  return call(node, fmt::format("setpgid {} of process {}", group.value(), records_[node].pid.value()), SYS_setpgid, 0,
+              group.value());
+}
+
+// Every process is in the group of its session's leader now, or in that of the surroundings.
+Result<void> TreeRestore::set_groups() {
+  std::map<ImagePid, std::vector<std::size_t>> groups;
+  for (std::size_t i = 0; i < records_.size(); ++i) {
+    const ImagePid group = records_[i].process_group;
+    if (plan_.nodes[i].leads_session || group == records_[i].session || is_ambient_group(group)) continue;
+    groups[group].push_back(i);
+  }
+  for (auto& [group, members] : groups) {
+    const auto leader = std::ranges::find(members, group, [&](std::size_t i) { return records_[i].pid; });
+    if (leader != members.end()) {
+      std::swap(*leader, members.front());
+      for (const std::size_t member : members) STASIS_TRY(set_group(member, group));
+      continue;
+    }
+    // Its leader has ended: somebody takes its place for a moment.
+    NewProcess& creator = task(members.front());
+    NewProcess helper = STASIS_TRY(
+        creator.bear({.pid = group.value(), .flags = CLONE_VM, .exit_signal = 0}, SIGURG, context_.patience));
+    CallRunner calls(helper, context_.patience);
+    STASIS_TRY(calls.call("setpgid of a helper", SYS_setpgid, 0, 0));
+    STASIS_TRY(calls.flush());
+    for (const std::size_t member : members) STASIS_TRY(set_group(member, group));
+    STASIS_TRY(helper.end(0, context_.patience));
+    STASIS_TRY(creator.reap(helper.pid(), context_.patience));
+  }
+  return {};
+}
+
+Result<void> TreeRestore::end_helpers() {
+  for (std::size_t i = records_.size(); i < plan_.nodes.size(); ++i) {
+    const TreeNode& node = plan_.nodes[i];
+    if (node.creator != kCoordinator && node.creator < records_.size()) {
+      // Whoever gets the orphans must be known as their reaper by now.
+      for (const std::size_t child : node.children) {
+        const ImagePid parent = records_[child].parent;
+        const auto found = std::ranges::find(records_, parent, &ProcessRecord::pid);
+        if (found != records_.end()) {
+          STASIS_TRY(call(static_cast<std::size_t>(found - records_.begin()), "becoming a child subreaper", SYS_prctl,
+                          PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
+        }
+      }
+    }
+    STASIS_TRY(others_[i]->end(0, context_.patience));
+    if (node.creator != kCoordinator) STASIS_TRY(task(node.creator).reap(others_[i]->pid(), context_.patience));
+    others_[i].reset();
+  }
+  return {};
+}
+
+Result<void> TreeRestore::end_zombies() {
+  for (std::size_t i = 0; i < records_.size(); ++i) {
+    const ProcessRecord& record = records_[i];
+    if (!record.zombie) continue;
+    STASIS_TRY(others_[i]->end(record.wait_status, context_.patience));
+    others_[i].reset();
+    const auto parent = std::ranges::find(records_, record.parent, &ProcessRecord::pid);
+    if (parent != records_.end()) {
+      STASIS_TRY(task(static_cast<std::size_t>(parent - records_.begin())).forget_child_signal(context_.patience));
+    }
+  }
+  return {};
+}
+
+Result<void> TreeRestore::restore() {
+  for (const auto& process : live_) STASIS_TRY(process->restore_context(context_));
+  for (const auto& process : live_) STASIS_TRY(process->restore(inherited_, context_));
+  return {};
+}
+
+Result<void> TreeRestore::stand_by() {
+  for (const auto& process : live_) STASIS_TRY(process->start_calls(context_.patience));
+  // Memory that several share loses the gate with the first: its other users must be done with it.
+  for (const auto& process : live_) STASIS_TRY(process->stand_by(context_.patience));
+  return {};
+}
+
+void TreeRestore::release() {
+  for (const auto& process : live_ | std::views::reverse) process->release();
+}
+
+}  // namespace stasis
