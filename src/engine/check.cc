@@ -68,11 +68,32 @@ std::string kernel_release() {
 
 void append(Obstacles& to, Obstacles from) { std::ranges::move(from, std::back_inserter(to)); }
 
-// Memory and files, of a process that we may look into.
-Result<void> add_contents(const kernel::ProcDir& proc, const CheckpointPolicy& policy, Obstacles& obstacles) {
-  const std::vector<kernel::Vma> vmas = STASIS_TRY(proc.smaps());
-  append(obstacles, find_memory_obstacles(proc.pid(), vmas));
-  const std::array handles{ProcessHandle{.proc = &proc, .pidfd = nullptr, .vmas = &vmas}};
+// The tree below a process, itself first; what ends meanwhile is left out.
+std::vector<kernel::ProcDir> list_tree(kernel::ProcDir root) {
+  std::vector<kernel::ProcDir> tree;
+  tree.push_back(std::move(root));
+  for (std::size_t i = 0; i < tree.size(); ++i) {
+    const auto children = tree[i].children();
+    if (!children) continue;
+    for (const HostPid child : *children) {
+      auto proc = kernel::ProcDir::open(child);
+      if (proc && !proc->has_ended()) tree.push_back(*std::move(proc));
+    }
+  }
+  return tree;
+}
+
+// Memory and files, of processes that we may look into.
+Result<void> add_contents(std::span<const kernel::ProcDir> tree, const CheckpointPolicy& policy, Obstacles& obstacles) {
+  std::vector<std::vector<kernel::Vma>> vmas;
+  for (const kernel::ProcDir& proc : tree) {
+    vmas.push_back(STASIS_TRY(proc.smaps()));
+    append(obstacles, find_memory_obstacles(proc.pid(), vmas.back()));
+  }
+  std::vector<ProcessHandle> handles;
+  for (std::size_t i = 0; i < tree.size(); ++i) {
+    handles.push_back({.proc = &tree[i], .pidfd = nullptr, .vmas = &vmas[i]});
+  }
   const OpenFileTable files = STASIS_TRY(gather_open_files(handles, Hold::kDont));
   append(obstacles, collect_obstacles(files, policy));
   return {};
@@ -86,12 +107,19 @@ bool KernelReport::can_restart() const { return all_there(features, Need::kResta
 KernelReport check_kernel() { return {.release = kernel_release(), .features = kernel::probe_features()}; }
 
 Result<ProcessReport> check_process(HostPid pid, const CheckpointPolicy& policy) {
-  const kernel::ProcDir proc = STASIS_TRY(kernel::ProcDir::open(pid));
   const Observer observer = STASIS_TRY(Observer::here());
-  const TaskFacts facts = STASIS_TRY(look_at_task(proc, observer));
-  ProcessReport report{.pid = pid, .name = STASIS_TRY(proc.thread_comm(pid)), .obstacles = {}};
-  report.obstacles = find_task_obstacles(facts, observer);
-  if (facts.has_contents()) STASIS_TRY(add_contents(proc, policy, report.obstacles));
+  std::vector<kernel::ProcDir> tree = list_tree(STASIS_TRY(kernel::ProcDir::open(pid)));
+  ProcessReport report{
+      .pid = pid, .name = STASIS_TRY(tree.front().thread_comm(pid)), .processes = tree.size(), .obstacles = {}};
+  std::vector<kernel::ProcDir> open;
+  for (std::size_t i = 0; i < tree.size(); ++i) {
+    const auto facts = look_at_task(tree[i], observer);
+    if (!facts && i > 0 && tree[i].has_ended()) continue;
+    if (!facts) return facts.error();
+    append(report.obstacles, find_task_obstacles(*facts, observer));
+    if (facts->has_contents()) open.push_back(std::move(tree[i]));
+  }
+  if (!open.empty()) STASIS_TRY(add_contents(open, policy, report.obstacles));
   return report;
 }
 
@@ -108,7 +136,8 @@ std::string to_text(const KernelReport& report) {
 }
 
 std::string to_text(const ProcessReport& report) {
-  const std::string who = fmt::format("process {} ({})", report.pid.value(), printable(report.name));
+  std::string who = fmt::format("process {} ({})", report.pid.value(), printable(report.name));
+  if (report.processes > 1) who += fmt::format(" with its {} descendants", report.processes - 1);
   if (report.can_save()) return who + " can be saved\n";
   std::string text = who + " can't be saved:\n";
   for (const Obstacle& obstacle : report.obstacles) {
@@ -148,6 +177,7 @@ nlohmann::ordered_json to_json(const ProcessReport& report) {
   }
   return {{"pid", report.pid.value()},
           {"name", report.name},
+          {"processes", report.processes},
           {"can_save", report.can_save()},
           {"obstacles", std::move(obstacles)}};
 }

@@ -25,7 +25,8 @@ struct KernelReport {
 
 struct ProcessReport {
   HostPid pid;
-  std::string name;  // comm
+  std::string name;           // comm
+  std::size_t processes = 1;  // itself and its descendants
   Obstacles obstacles;
 
   bool can_save() const { return obstacles.empty(); }
@@ -33,8 +34,8 @@ struct ProcessReport {
 
 // Tries every feature in short-lived children; takes some 10 ms. REQUIRES: the caller has one thread.
 KernelReport check_kernel();
-// Everything that keeps the process from being saved, of its state, its memory and its files. Errors: kNoSuchProcess,
-// kVanished, kSystem.
+// Everything that keeps the process and its descendants from being saved, of their state, memory and files. Errors:
+// kNoSuchProcess, kVanished, kSystem.
 Result<ProcessReport> check_process(HostPid pid, const CheckpointPolicy& policy);
 
 // Several lines each, the last one with a newline. What a process names itself or its files shows no control

@@ -17,7 +17,11 @@
 namespace stasis {
 namespace {
 
-bool is_gone(const Error& error) { return error.code() == Errc::kVanished || error.code() == Errc::kNoSuchProcess; }
+// Whatever went wrong with a process that has ended meanwhile, that is the cause.
+bool has_ended(HostPid pid) {
+  const auto proc = kernel::ProcDir::open(pid);
+  return !proc || proc->has_ended();
+}
 
 // The parent of a process as the coordinator sees it; 0 if it is gone.
 HostPid parent_of(const kernel::ProcDir& proc) {
@@ -35,7 +39,7 @@ Result<TreeImage> TreeImage::look(HostPid root) {
   STASIS_TRY(tree.add_namespace_mates());
   for (std::size_t i = 0; i < tree.processes_.size(); ++i) {
     auto added = tree.add_children_of(tree.processes_[i]->proc());
-    if (!added && (i == 0 || !is_gone(added.error()))) return Error(std::move(added).error());
+    if (!added && (i == 0 || !has_ended(tree.processes_[i]->pid()))) return Error(std::move(added).error());
   }
   return tree;
 }
@@ -47,17 +51,8 @@ bool TreeImage::has(HostPid pid) const {
 
 Result<void> TreeImage::add(HostPid pid) {
   const kernel::ProcDir proc = STASIS_TRY(kernel::ProcDir::open(pid));
-  if (!processes_.empty() && STASIS_TRY(proc.stat()).zombie()) {
-    ended_.push_back(pid);
-    return {};
-  }
   const Obstacles obstacles = STASIS_TRY(find_task_obstacles(proc, observer_));
-  if (!obstacles.empty()) {
-    // It may have ended since.
-    const auto stat = proc.stat();
-    if (!processes_.empty() && (!stat || stat->zombie())) return add(pid);
-    return to_error(obstacles);
-  }
+  if (!obstacles.empty()) return to_error(obstacles);
   processes_.push_back(STASIS_TRY(ProcessImage::look(pid)));
   return {};
 }
@@ -66,7 +61,9 @@ Result<void> TreeImage::add_children_of(const kernel::ProcDir& proc) {
   for (const HostPid child : STASIS_TRY(proc.children())) {
     if (has(child)) continue;
     auto added = add(child);
-    if (!added && !is_gone(added.error())) return added;
+    if (added) continue;
+    if (!has_ended(child)) return added;
+    ended_.push_back(child);
   }
   return {};
 }
@@ -89,7 +86,7 @@ void TreeImage::let_go() {
 // Waits for one process and takes up the children it has then. False: it has ended meanwhile.
 Result<bool> TreeImage::settle(std::size_t index, const Patience& patience) {
   auto settled = processes_[index]->settle(patience);
-  if (!settled && index > 0 && (is_gone(settled.error()) || settled.error().code() == Errc::kTargetLost)) {
+  if (!settled && index > 0 && has_ended(processes_[index]->pid())) {
     ended_.push_back(processes_[index]->pid());
     processes_.erase(processes_.begin() + static_cast<std::ptrdiff_t>(index));
     return false;
@@ -98,16 +95,15 @@ Result<bool> TreeImage::settle(std::size_t index, const Patience& patience) {
   const std::size_t known = processes_.size();
   STASIS_TRY(add_children_of(processes_[index]->proc()));
   for (std::size_t i = known; i < processes_.size(); ++i) {
-    if (auto attached = processes_[i]->attach(); !attached && !is_gone(attached.error())) return attached.error();
+    if (auto attached = processes_[i]->attach(); !attached && !has_ended(processes_[i]->pid())) return attached.error();
   }
   return true;
 }
 
 Result<void> TreeImage::freeze_once(const Patience& patience) {
   for (const auto& process : processes_) {
-    if (auto attached = process->attach(); !attached && (process == processes_.front() || !is_gone(attached.error()))) {
-      return attached;
-    }
+    auto attached = process->attach();
+    if (!attached && (process == processes_.front() || !has_ended(process->pid()))) return attached;
   }
   const HostPid root = processes_.front()->pid();
   std::erase_if(processes_, [&](const auto& process) { return !process->attached() && process->pid() != root; });
@@ -200,15 +196,23 @@ Result<void> TreeImage::find_shares() {
 }
 
 Result<void> TreeImage::find_zombies() {
+  constexpr int kTries = 1000;
+  constexpr useconds_t kPause = 100;
   zombies_.clear();
   for (const auto& process : processes_) {
     for (const HostPid child : STASIS_TRY(process->proc().children())) {
       const bool lives =
           std::ranges::find(processes_, child, [](const auto& p) { return p->pid(); }) != processes_.end();
       if (lives) continue;
-      const auto proc = kernel::ProcDir::open(child);
-      if (!proc) continue;  // its parent is stopped: only a parent that ignores SIGCHLD loses one so
-      const kernel::ProcStat stat = STASIS_TRY(proc->stat());
+      // Nobody holds one that is on its way out.
+      auto proc = kernel::ProcDir::open(child);
+      auto state = proc ? proc->stat() : Result<kernel::ProcStat>(proc.error());
+      for (int i = 0; i < kTries && state && !state->zombie() && proc->has_ended(); ++i) {
+        ::usleep(kPause);
+        state = proc->stat();
+      }
+      if (!state) continue;  // its parent is stopped: only one that ignores SIGCHLD loses it so
+      const kernel::ProcStat& stat = *state;
       if (!stat.zombie()) {
         return Error(Errc::kUnsupportedTask, fmt::format("process {} was not there a moment ago", child.value()))
             .with_help("try again");

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/tree_plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sched.h>
+
+namespace stasis {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using Birth = TreeNode::Birth;
+using Kind = TreeNode::Kind;
+
+// A process with objects of its own.
+ProcessRecord process(int pid, int parent, int session, int group) {
+  ProcessRecord record;
+  record.pid = ImagePid(pid);
+  record.parent = ImagePid(parent);
+  record.session = ImagePid(session);
+  record.process_group = ImagePid(group);
+  record.threads = 1;
+  record.memory = ObjRef(pid * 10 + 1);
+  record.file_table = ObjRef(pid * 10 + 2);
+  record.fs = ObjRef(pid * 10 + 3);
+  record.sighand = ObjRef(pid * 10 + 4);
+  return record;
+}
+
+TreePlan plan(const std::vector<ProcessRecord>& records, SessionPolicy policy = SessionPolicy::kForeground) {
+  auto made = TreePlan::make(records, policy);
+  EXPECT_TRUE(made) << made.error().to_string();
+  return made ? *std::move(made) : TreePlan{};
+}
+
+TEST(TreePlan, ChildrenComeFromTheirParents) {
+  const TreePlan made = plan({process(10, 0, 5, 5), process(11, 10, 5, 5), process(12, 11, 5, 5)});
+  ASSERT_EQ(made.nodes.size(), 3u);
+  EXPECT_EQ(made.nodes[0].creator, kCoordinator);
+  EXPECT_EQ(made.nodes[1].creator, 0u);
+  EXPECT_EQ(made.nodes[2].creator, 1u);
+  EXPECT_THAT(made.nodes[0].children, ElementsAre(1u));
+  EXPECT_FALSE(made.nodes[0].leads_session);
+  EXPECT_FALSE(made.needs_reaper);
+}
+
+TEST(TreePlan, ADaemonIsBornInTheOldSessionAndLeavesIt) {
+  const TreePlan made = plan({process(10, 0, 10, 10), process(11, 10, 11, 11)});
+  EXPECT_TRUE(made.nodes[0].leads_session);
+  EXPECT_TRUE(made.nodes[1].leads_session);
+  EXPECT_EQ(made.nodes[1].birth, Birth::kInSession);
+}
+
+TEST(TreePlan, AChildThatStayedBehindIsBornBeforeItsParentLeaves) {
+  // 10 left the surroundings' session 5 after it had 11; 12 came later. A daemon's child of the same kind below.
+  std::vector<ProcessRecord> records = {process(1, 0, 5, 5), process(10, 1, 10, 10), process(11, 10, 5, 5),
+                                        process(12, 10, 10, 10)};
+  const TreePlan made = plan(records);
+  EXPECT_EQ(made.nodes[2].creator, 1u);
+  EXPECT_EQ(made.nodes[2].birth, Birth::kBeforeSession);
+  EXPECT_EQ(made.nodes[3].birth, Birth::kInSession);
+}
+
+TEST(TreePlan, DetachedTheRootLeadsTheSurroundingsSession) {
+  const TreePlan made = plan({process(10, 0, 5, 5), process(11, 10, 5, 5)}, SessionPolicy::kDetached);
+  EXPECT_TRUE(made.nodes[0].leads_session);
+  EXPECT_EQ(made.nodes[1].birth, Birth::kInSession);
+}
+
+TEST(TreePlan, AnOrphanOfADeadSessionComesFromAHelper) {
+  std::vector<ProcessRecord> records = {process(10, 0, 5, 5), process(20, 10, 17, 17)};
+  records[0].attributes.child_subreaper = true;
+  const TreePlan made = plan(records);
+  ASSERT_EQ(made.nodes.size(), 3u);
+  EXPECT_EQ(made.nodes[2].kind, Kind::kHelper);
+  EXPECT_EQ(made.nodes[2].pid, ImagePid(17));
+  EXPECT_TRUE(made.nodes[2].leads_session);
+  EXPECT_EQ(made.nodes[2].creator, 0u);
+  EXPECT_EQ(made.nodes[1].creator, 2u);
+}
+
+TEST(TreePlan, AnOrphanOfTheNamespaceGoesToTheCoordinator) {
+  const TreePlan made = plan({process(10, 0, 5, 5), process(20, 0, 17, 17)});
+  ASSERT_EQ(made.nodes.size(), 3u);
+  EXPECT_EQ(made.nodes[2].creator, kCoordinator);
+  EXPECT_TRUE(made.needs_reaper);
+}
+
+TEST(TreePlan, AnOrphanOfALiveSessionHasAHelperBelowItsLeader) {
+  std::vector<ProcessRecord> records = {process(10, 0, 5, 5), process(11, 10, 11, 11), process(20, 10, 11, 20)};
+  records[0].attributes.child_subreaper = true;
+  const TreePlan made = plan(records);
+  ASSERT_EQ(made.nodes.size(), 4u);
+  EXPECT_EQ(made.nodes[3].creator, 1u);
+  EXPECT_FALSE(made.nodes[3].pid);
+  EXPECT_FALSE(made.nodes[3].leads_session);
+  EXPECT_EQ(made.nodes[2].creator, 3u);
+}
+
+TEST(TreePlan, ASessionThatNobodyCanMakeIsRefused) {
+  const auto made =
+      TreePlan::make(std::vector{process(10, 0, 5, 5), process(20, 10, 17, 17)}, SessionPolicy::kForeground);
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().code(), Errc::kUnsupportedTask);
+  EXPECT_THAT(made.error().message(), HasSubstr("process 20 is in session 17"));
+}
+
+TEST(TreePlan, WhoSharesIsClonedWithTheFlags) {
+  std::vector<ProcessRecord> records = {process(10, 0, 5, 5), process(11, 10, 5, 5), process(12, 10, 5, 5)};
+  records[1].file_table = records[0].file_table;
+  records[1].memory = records[0].memory;
+  records[2].fs = records[1].fs;
+  const TreePlan made = plan(records);
+  EXPECT_EQ(made.nodes[1].flags, std::uint64_t{CLONE_VM} | CLONE_FILES);
+  EXPECT_TRUE(made.nodes[1].needs_memory);
+  EXPECT_EQ(made.nodes[2].flags, std::uint64_t{CLONE_FS} | CLONE_PARENT);
+  EXPECT_EQ(made.nodes[2].creator, 1u);
+}
+
+TEST(TreePlan, SharesOfStrangersAreRefused) {
+  std::vector<ProcessRecord> records = {process(10, 0, 5, 5), process(11, 10, 5, 5), process(12, 11, 5, 5)};
+  records[2].fs = records[0].fs;
+  EXPECT_EQ(TreePlan::make(records, SessionPolicy::kForeground).error().code(), Errc::kUnsupportedTask);
+}
+
+TEST(TreePlan, RecordsThatMakeNoTreeAreBad) {
+  const auto code = [](const std::vector<ProcessRecord>& records) {
+    const auto made = TreePlan::make(records, SessionPolicy::kForeground);
+    return made ? Errc::kInternal : made.error().code();
+  };
+  EXPECT_EQ(code({}), Errc::kBadImage);
+  EXPECT_EQ(code({process(0, 0, 5, 5)}), Errc::kBadImage);
+  EXPECT_EQ(code({process(10, 3, 5, 5)}), Errc::kBadImage);
+  EXPECT_EQ(code({process(10, 0, 5, 5), process(10, 10, 5, 5)}), Errc::kBadImage);
+  EXPECT_EQ(code({process(10, 0, 5, 5), process(12, 11, 5, 5), process(11, 10, 5, 5)}), Errc::kBadImage);
+  std::vector<ProcessRecord> records = {process(10, 0, 5, 5), process(11, 10, 5, 5), process(12, 11, 5, 5)};
+  records[1].zombie = true;
+  EXPECT_EQ(code(records), Errc::kBadImage);
+}
+
+}  // namespace
+}  // namespace stasis
