@@ -6,6 +6,7 @@
 
 #include "cli/command.h"
 #include "cli/progress.h"
+#include "engine/tree_view.h"
 #include "image/verify.h"
 #include "image/view.h"
 #include "resource/object_table.h"
@@ -16,11 +17,27 @@ namespace {
 struct Options {
   std::string image;
   bool json = false;
+  bool records = false;
 };
 
 std::string input_path(const std::string& image) { return image == "-" ? "/dev/stdin" : image; }
 
-int inspect(const Options& options) {
+int inspect_tree(const Options& options) {
+  const auto image = ImageReader::open(input_path(options.image), {.known = resource_records()});
+  if (!image) return report_error(image.error(), options.json ? Output::kJson : Output::kText);
+  if (options.json) {
+    const auto json = tree_json(*image);
+    if (!json) return report_error(json.error(), Output::kJson);
+    print_json(*json);
+    return 0;
+  }
+  const auto text = tree_text(*image);
+  if (!text) return report_error(text.error(), Output::kText);
+  std::fwrite(text->data(), 1, text->size(), stdout);
+  return 0;
+}
+
+int inspect_records(const Options& options) {
   const ViewOptions view{.format = options.json ? ViewFormat::kJson : ViewFormat::kText,
                          .records = resource_records(),
                          .object_names = object_names()};
@@ -59,7 +76,9 @@ void add_inspect(CLI::App& app, int& status) {
   CLI::App* const verb = app.add_subcommand("inspect", "Show what an image holds");
   verb->add_option("IMAGE", options->image, "Image to show; - is standard input")->required();
   verb->add_flag("--json", options->json, "As JSON");
-  verb->callback([options, &status] { status = inspect(*options); });
+  verb->add_flag("--records", options->records, "Every record of the image, in full");
+  verb->callback(
+      [options, &status] { status = options->records ? inspect_records(*options) : inspect_tree(*options); });
 }
 
 void add_verify(CLI::App& app, int& status) {
