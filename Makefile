@@ -35,11 +35,11 @@ demo: build
 
 test: build
 	@$(call setup,test)
-	ctest --test-dir build -LE long --repeat until-pass:3 --output-on-failure --parallel $(JOBS) --timeout 300
+	ctest --test-dir build -LE long --output-on-failure --parallel $(JOBS) --timeout 300
 
 test-all: build
 	@$(call setup,test)
-	ctest --test-dir build --repeat until-pass:3 --output-on-failure --parallel $(JOBS) --timeout 3600
+	ctest --test-dir build --output-on-failure --parallel $(JOBS) --timeout 3600
 
 check:
 	@$(call setup,build check)
@@ -59,7 +59,7 @@ asan tsan:
 	@$(call setup,build test)
 	@$(call configure,$@)
 	cmake --build build-$@ --parallel $(JOBS)
-	ctest --test-dir build-$@ -L 'unit|image|stress|fuzz' --repeat until-pass:3 --output-on-failure --parallel $(JOBS) --timeout 600
+	ctest --test-dir build-$@ -L 'unit|image|stress|fuzz' --output-on-failure --parallel $(JOBS) --timeout 600
 
 clean:
 	rm -rf build build-*

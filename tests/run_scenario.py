@@ -99,10 +99,26 @@ def freezes(lab, scenario):
     scenario.finish(scenario.process)
 
 
+def failures(lab, scenario):
+    """A checkpoint that fails at each of its stages in turn, ten times each."""
+    number, last = 1, False
+    while not last:
+        for _ in range(10):
+            image = lab.next_image()
+            result = lab.command("checkpoint", scenario.process.pid, "-o", image, env={"STASIS_FAULT": str(number)})
+            last = "fault point" not in result.stderr
+            if (result.returncode == 0) != last or os.path.exists(image) != last:
+                raise Failure(f"fault point {number}: status {result.returncode}: {result.stderr}")
+        number += 1
+    if number < 5:
+        raise Failure(f"only {number - 2} fault points were reached")
+    scenario.finish(scenario.process)
+
+
 # mode: (function, as an ordinary user)
 MODES = {"plain": (plain, False), "leave": (leave, False), "attempt": (attempt, False), "restart": (restart, False),
          "detach": (detach, False), "twice": (twice, False), "namespace": (namespace, False),
-         "freezes": (freezes, False), "user-plain": (plain, True), "user-leave": (leave, True),
+         "freezes": (freezes, False), "failures": (failures, False), "user-plain": (plain, True), "user-leave": (leave, True),
          "user": (restart, True), "user-twice": (twice, True)}
 
 

@@ -38,13 +38,15 @@ class Checkpoint {
       : request_(request),
         patience_(request.timeout, request.cancelled),
         objects_(object_table(ObjectUse::kCheckpoint)) {}
-  ~Checkpoint() { objects_.clear(); }
+  // On the way out after a failure, too: first the references, then the processes run on, then the memory.
+  ~Checkpoint() { drop_references(); }
 
   Result<CheckpointReport> run();
 
  private:
   Result<void> stages();
   Error explain(Error error) const;
+  void drop_references();
   Result<void> stage(std::string_view name, Result<void> (Checkpoint::*function)());
   Result<void> open_image();
   Result<void> look();
@@ -228,12 +230,16 @@ Result<void> Checkpoint::write_pages() {
 }
 
 // Our references to the program's files go before it runs again: a pipe whose last writer it closes must be at its end.
-Result<void> Checkpoint::let_go() {
+void Checkpoint::drop_references() {
   objects_.clear();
   for (const auto& file : files_.files) file->held.reset();
   for (const auto& inode : files_.inodes) {
     if (inode->mapped) inode->mapped->held.reset();
   }
+}
+
+Result<void> Checkpoint::let_go() {
+  drop_references();
   Result<void> first;
   if (request_.after == AfterCheckpoint::kKill) {
     tree_->kill();

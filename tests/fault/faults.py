@@ -427,15 +427,27 @@ def no_space(lab, _options):
 def closed_output(lab, _options):
     """An image streamed to a full device or to a reader that goes away."""
     target = Target(lab)
+
+    def stream(output, close, *words):
+        """Status of a checkpoint to `output`, of one that is not refused for another reason."""
+        while True:
+            checkpoint = lab.start([lab.stasis, "checkpoint", target.pid, *words, "-o", "-"], stdout=output,
+                                   stderr=subprocess.PIPE)
+            if close:
+                checkpoint.stdout.read(100)
+                checkpoint.stdout.close()
+            lab.wait_exit(checkpoint, "checkpoint to nowhere")
+            said = checkpoint.stderr.read().decode()
+            checkpoint.stderr.close()
+            if checkpoint.returncode != 3 or not refused_for_proc(said):
+                return checkpoint.returncode, said
     with open("/dev/full", "wb") as full:
-        checkpoint = lab.start([lab.stasis, "checkpoint", target.pid, "-o", "-"], stdout=full)
-    if lab.wait_exit(checkpoint, "checkpoint to /dev/full") != 1:
-        raise Failure(f"checkpoint to /dev/full ended with {checkpoint.returncode}")
+        status, said = stream(full, False)
+    if status != 1:
+        raise Failure(f"checkpoint to /dev/full ended with {status}: {said}")
     target.goes_on("a full device")
-    checkpoint = lab.start([lab.stasis, "checkpoint", target.pid, "--kill", "-o", "-"], stdout=subprocess.PIPE)
-    checkpoint.stdout.read(100)
-    checkpoint.stdout.close()
-    if lab.wait_exit(checkpoint, "checkpoint to a closed pipe") == 0:
+    status, said = stream(subprocess.PIPE, True, "--kill")
+    if status == 0:
         raise Failure("checkpoint to a closed pipe succeeds")
     target.goes_on("a closed pipe")
     nothing_left(lab, {target.pid}, "a closed pipe")
