@@ -8,9 +8,11 @@ import ctypes
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -120,10 +122,10 @@ def each_fault(variable, run, marker, options, quick_points):
     print(f"{last} fault points, {len(points) + 2} tried")
 
 
-def checkpoint_with(lab, target, environment, name, arguments=()):
+def checkpoint_with(lab, target, environment, name, arguments=(), below=()):
     """A checkpoint into a file; the target goes on, and the image is there and good or not there."""
     image = lab.path("image")
-    result = lab.command("checkpoint", target.pid, "-o", image, *arguments, env=environment)
+    result = lab.command("checkpoint", target.pid, "-o", image, *arguments, env=environment, below=below)
     lab.log.clear()
     lab.deadline = time.monotonic() + lab.seconds
     target.goes_on(name)
@@ -216,10 +218,10 @@ def restart_runs(lab, image):
         raise Failure(f"status {status} {lab.read('wrong')} {lab.read('err')}")
 
 
-def restart_with(lab, image, environment, name):
+def restart_with(lab, image, environment, name, below=()):
     """A detached restart; if it fails nothing is left, if it succeeds the program ends right."""
     (lab.dir / "stop").unlink(missing_ok=True)
-    result = lab.command("restart", image, "--detach", env=environment)
+    result = lab.command("restart", image, "--detach", env=environment, below=below)
     lab.log.clear()
     lab.deadline = time.monotonic() + lab.seconds
     if result.returncode == 0:
@@ -257,6 +259,39 @@ def failing_syscalls_restart(lab, options):
     restart_runs(lab, image)
 
 
+def each_syscall(lab, options, run):
+    """Calls run(prefix, name) so that a system call of every kind and place fails, whoever made it: the command itself or
+    a library. Without --long: a sample."""
+    injector = lab.install(pathlib.Path(lab.program).parent / "failing")
+    counted = run([injector, 0], "counting").stderr
+    total = int(counted.rsplit("system calls: ", 1)[1].split()[0])
+    numbers = range(1, total + 1)
+    if not options.long:
+        numbers = sorted(random.sample(numbers, 70))
+    crashed, failed = [], 0
+    for number in numbers:
+        result = run([injector, number], f"system call {number} of {total} fails")
+        failed += result.returncode != 0
+        if "ended by signal" in result.stderr:
+            crashed.append(f"{number}: {result.stderr}")
+    print(f"{len(numbers)} of {total} system calls failed in turn, {failed} commands failed")
+    if crashed:
+        raise Failure(f"{len(crashed)} crashes: {crashed[0]}")
+
+
+def any_syscall_checkpoint(lab, options):
+    target = Target(lab)
+    each_syscall(lab, options, lambda below, name: checkpoint_with(lab, target, {}, name, below=below))
+    target.end()
+
+
+def any_syscall_restart(lab, options):
+    image = good_image(lab)
+    each_syscall(lab, options, lambda below, name: restart_with(lab, image, {}, name, below=below))
+    (lab.dir / "stop").unlink(missing_ok=True)
+    restart_runs(lab, image)
+
+
 # Ends of Stasis itself
 
 def typical_duration(lab, target):
@@ -270,16 +305,36 @@ def start_checkpoint(lab, target, **options):
     return lab.start([lab.stasis, "checkpoint", target.pid, "-o", lab.path("image")], **options)
 
 
+def typical_freeze(lab, target):
+    """Seconds for which a checkpoint holds the target."""
+    freeze = json_of(lab.must("checkpoint", target.pid, "-o", lab.path("image"), "--json"))["freeze_us"] / 1e6
+    os.unlink(lab.path("image"))
+    return freeze
+
+
+def await_freeze(target, checkpoint):
+    while "TracerPid:\t0" in proc_text(target.pid, "status") and checkpoint.poll() is None:
+        pass
+
+
+def holds_a_gate(pid):
+    """An anonymous executable mapping: the target has none of its own."""
+    return any(line.split()[1] == "r-xp" and len(line.split()) == 5 for line in proc_text(pid, "maps").splitlines())
+
+
 def killed_checkpoint(lab, options):
-    """kill -9 of Stasis at random moments: the target goes on; only the few calls before the gate stands may lose it."""
+    """kill -9 of Stasis at random moments, half of them while it holds the target: the target goes on; only the few calls
+    before the gate stands may lose it."""
     target = Target(lab, "gate-may-stay")
-    duration = typical_duration(lab, target)
+    duration, freeze = typical_duration(lab, target), typical_freeze(lab, target)
     generator = random.Random()
-    rounds, lost = (1000, 0) if options.long else (40, 0)
+    rounds, lost, gates = (1000 if options.long else 40), 0, 0
     for number in range(rounds):
         lab.deadline = time.monotonic() + lab.seconds
         checkpoint = start_checkpoint(lab, target)
-        time.sleep(generator.uniform(0, duration))
+        if number % 2:
+            await_freeze(target, checkpoint)
+        time.sleep(generator.uniform(0, freeze if number % 2 else duration))
         for pid in [*descendants(checkpoint.pid), checkpoint.pid]:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -294,6 +349,10 @@ def killed_checkpoint(lab, options):
             lost += 1
             print(f"lost in round {number}: status {target.process.returncode}; {failure}")
             target = Target(lab, "gate-may-stay")
+        if holds_a_gate(target.pid):
+            gates += 1
+            target.end()
+            target = Target(lab, "gate-may-stay")
         image = lab.dir / "image"
         if image.exists():
             lab.must("verify", image)
@@ -302,7 +361,8 @@ def killed_checkpoint(lab, options):
             if name.startswith((".", "image")):
                 (lab.dir / name).unlink()
         nothing_left(lab, {target.pid}, f"kill -9 number {number}")
-    print(f"kill -9 at {rounds} random moments of {duration * 1000:.1f} ms: {lost} targets lost")
+    print(f"kill -9 at {rounds} random moments of {duration * 1000:.1f} ms ({freeze * 1000:.1f} ms frozen): "
+          f"{lost} targets lost, {gates} kept a mapping of the gate")
     if lost > max(1, rounds // 100):
         raise Failure(f"{lost} of {rounds} targets lost")
     target.end()
@@ -669,25 +729,68 @@ def users_image_as_root(lab, _options):
     lab.wait_for(lambda: int(lab.read("count") or -1) > before + 1, "counting")
     lab.write("stop", "")
     lab.wait_gone(pid, "the restarted program")
-    # The file it held becomes a symlink to one that only root may open.
     (lab.dir / "stop").unlink()
-    secret = pathlib.Path("/root" if os.path.isdir("/root") else "/etc") / f"stasis-test-{os.getpid()}"
-    secret.write_text("x" * 21)
-    secret.chmod(0o600)
+    symlink_tricks(lab, image, as_root)
+    # An image that its owner could not have made himself: of a program of root's.
+    sleeper = subprocess.Popen(["/bin/sleep", "1000"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, cwd="/", start_new_session=True)
+    lab.wait_for(lambda: proc_text(sleeper.pid, "comm") == "sleep" and " S " in proc_text(sleeper.pid, "stat"), "sleep")
+    os.unlink(image)
+    subprocess.run([lab.stasis, "checkpoint", str(sleeper.pid), "--kill", "-o", image], check=True)
+    sleeper.wait()
+    lab.give(image)
+    for words in ((), ("--pids", "namespace")):
+        result = as_root("restart", image, "--detach", *words)
+        if result.returncode != 3 or len(result.stderr.splitlines()) != 1:
+            raise Failure(f"a user's image of a program of root's: status {result.returncode} {result.stderr}")
+    nothing_left(lab, set(), "a refused restart")
+
+
+def symlink_tricks(lab, image, as_root):
+    """The file that the program held, or a directory on the way to it, becomes a symlink to where only root may go."""
+    closed = pathlib.Path(tempfile.mkdtemp(prefix="stasis-test-root-"))
+    secret, digits = closed / "count", "0" * 21
     try:
-        (lab.dir / "count").unlink()
+        secret.write_text(digits)
+        secret.chmod(0o600)
+        kept = lab.dir / "out"
+
+        def refused(what):
+            for words in ((), ("--files", "relaxed"), ("--files", "rollback"), ("--pids", "namespace")):
+                result = as_root("restart", image, "--detach", *words)
+                if result.returncode == 0 or secret.read_text() != digits:
+                    lab.write("stop", "")
+                    raise Failure(f"{what}: root opened for a user's image what the user may not open")
+                if result.returncode not in (3, 5) or len(result.stderr.splitlines()) != 1:
+                    raise Failure(f"{what}: status {result.returncode}: {result.stderr}")
+                nothing_left(lab, set(), what)
+        (lab.dir / "count").rename(kept)
         (lab.dir / "count").symlink_to(secret)
-        result = as_root("restart", image, "--detach")
-        if result.returncode == 0 or secret.read_text() != "x" * 21:
-            lab.write("stop", "")
-            raise Failure("root opened for a user's image what the user may not open")
-        nothing_left(lab, set(), "a refused restart")
-    finally:
+        refused("a symlink to a file of root's")
         (lab.dir / "count").unlink()
-        secret.unlink()
+        kept.rename(lab.dir / "count")
+        # As the directory itself is the test's, its name is moved away for a moment.
+        away = lab.dir.with_name(lab.dir.name + "-away")
+        lab.dir.rename(away)
+        try:
+            lab.dir.symlink_to(closed)
+            for words in ((), ("--files", "relaxed")):
+                result = subprocess.run([away / "bin" / "stasis", "restart", away / "good.image", "--detach", *words],
+                                        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+                if result.returncode == 0 or secret.read_text() != digits or os.listdir(closed) != ["count"]:
+                    raise Failure(f"a directory that is a symlink: status {result.returncode} {result.stderr} "
+                                  f"{os.listdir(closed)}")
+        finally:
+            lab.dir.unlink()
+            away.rename(lab.dir)
+        nothing_left(lab, set(), "a directory that is a symlink")
+        restart_runs(lab, image)
+    finally:
+        shutil.rmtree(closed)
 
 
 CASES = {f.__name__: f for f in (
+    any_syscall_checkpoint, any_syscall_restart,
     fault_points_checkpoint, fault_points_kill, fault_points_restart, failing_syscalls_checkpoint,
     failing_syscalls_restart, killed_checkpoint, interrupted_checkpoint, interrupted_restart, vanishing_target, no_space,
     closed_output, unwritable, read_only_directory, no_such_process, not_ours, already_traced, seccomp, refused_object,

@@ -264,9 +264,10 @@ class Lab:
 
     # The command
 
-    def command(self, *arguments, env=None, **options):
-        """Runs stasis; returns its CompletedProcess (text). A time-out is a failure that shows who hangs."""
-        argv = [self.stasis, *map(str, arguments)]
+    def command(self, *arguments, env=None, below=(), **options):
+        """Runs stasis (below another program); returns its CompletedProcess (text). A time-out is a failure that shows
+        who hangs."""
+        argv = [*map(str, below), self.stasis, *map(str, arguments)]
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                    cwd=self.dir, env=self.environment(**(env or {})), text=True, errors="replace",
                                    **self.identity(), **options)

@@ -153,6 +153,31 @@ def shell_job(lab, _options):
     shell.leave()
 
 
+def shell_job_detached(lab, _options):
+    """Restarted with --detach from another terminal's bash: it goes on by itself, writes to that terminal, and outlives
+    the shell's interest in it."""
+    argv, expected = pi(lab)
+    shell = Shell(lab)
+    start = shell.type(" ".join(argv))
+    shell.wait_text("\n200 ", start)
+    image = lab.checkpoint(child_of(shell.process.pid), "--kill")
+    killed = shell.wait_text("PROMPT> ", start)
+    before = shell.screen.text()[start:killed]
+    before = before[:before.rindex("Killed")]
+    shell.leave()
+    shell = Shell(lab)
+    start = shell.type(f"{lab.stasis} restart {image} --detach --pidfile {lab.path('pid')}; echo status $?")
+    shell.wait_text("status 0\n", start)
+    pid = int(lab.read("pid"))
+    lab.wait_for(lambda: expected[-50:] in shell.screen.text()[start:], "end of the output", shell.process)
+    lab.wait_gone(pid, "the detached program")
+    # The shell's own words stand among the program's lines: they are taken out.
+    after = shell.screen.text()[start:].replace("status 0\n", "", 1).replace("PROMPT> ", "", 1)
+    if before + after != expected:
+        raise Failure(f"the terminals show {before[-300:]!r} and then {after[:200]!r} ... {after[-200:]!r}")
+    shell.leave()
+
+
 def shell_job_leave_running(lab, _options):
     """A checkpoint of a foreground job changes nothing for it or for its shell."""
     argv, expected = pi(lab)
@@ -173,6 +198,7 @@ CASES = {
     "socket_foreground": stream_case(socket_pair, detached=False),
     "socket_detached": stream_case(socket_pair, detached=True),
     "shell_job": shell_job,
+    "shell_job_detached": shell_job_detached,
     "shell_job_leave_running": shell_job_leave_running,
 }
 
