@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <ranges>
 
 #include "base/log.h"
 #include "engine/environment_of_host.h"
@@ -119,7 +120,8 @@ Error Checkpoint::explain(Error error) const {
   // Between a killed thread's end and the first sign of the others' there is a moment.
   int tries = error.code() == Errc::kVanished || error.code() == Errc::kTargetLost ? 200 : 1;
   for (; tries > 0 && tree_; --tries) {
-    for (const auto& process : tree_->processes()) {
+    // Before the freeze the others may come and go; the root may not.
+    for (const auto& process : tree_->processes() | std::views::take(frozen_ ? tree_->processes().size() : 1)) {
       if (process->proc().has_ended()) return vanished(process->pid());
     }
     if (tries > 1) ::usleep(1000);
