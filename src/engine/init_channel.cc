@@ -25,8 +25,12 @@ struct Message {
 };
 static_assert(std::is_trivially_copyable_v<Message>);
 
+// The other side waits for it: what fails for once is tried again, unless there is no other side any more.
 void send(int socket, const Message& message) {
-  while (::send(socket, &message, sizeof message, MSG_NOSIGNAL) < 0 && errno == EINTR) {
+  constexpr int kTries = 5;
+  for (int failures = 0; failures < kTries && ::send(socket, &message, sizeof message, MSG_NOSIGNAL) < 0;) {
+    if (errno == EPIPE || errno == ECONNRESET) return;
+    failures += errno != EINTR;
   }
 }
 
