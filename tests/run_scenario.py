@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""usage: run_scenario.py [--stasis build/stasis] [--keep DIR] PROGRAM MODE [WORD...]
+"""usage: run_scenario.py [--stasis build/stasis] [--fake-boot build/tests/image/fake_boot] [--keep DIR] PROGRAM MODE [WORD...]
 
 Runs one scenario program (tests/scenario/scenario.h) in one mode. WORDs are those of its `// scenario:` line."""
 import argparse
@@ -52,15 +52,19 @@ def leave(lab, scenario):
     scenario.finish(scenario.process)
 
 
+def try_checkpoint(lab, scenario):
+    image = lab.next_image()
+    result = lab.command("checkpoint", scenario.process.pid, "-o", image)
+    if result.returncode not in (0, 3):
+        raise Failure(f"checkpoint ended with {result.returncode}: {result.stderr}")
+    if result.returncode == 3 and (os.path.exists(image) or len(result.stderr.splitlines()) != 1):
+        raise Failure(f"a refusal is one line and no file: {result.stderr}")
+
+
 def attempt(lab, scenario):
     """Checkpoint of something that may be refused (status 3): either way the program goes on."""
     for _ in range(2):
-        image = lab.next_image()
-        result = lab.command("checkpoint", scenario.process.pid, "-o", image)
-        if result.returncode not in (0, 3):
-            raise Failure(f"checkpoint ended with {result.returncode}: {result.stderr}")
-        if result.returncode == 3 and (os.path.exists(image) or len(result.stderr.splitlines()) != 1):
-            raise Failure(f"a refusal is one line and no file: {result.stderr}")
+        try_checkpoint(lab, scenario)
     scenario.finish(scenario.process)
 
 
@@ -86,6 +90,33 @@ def namespace(lab, scenario):
     pid = lab.restart_detached(lab.checkpoint_and_kill(scenario.process), "--pids", "namespace")
     image = lab.checkpoint_and_kill(pid)
     scenario.finish(lab.restart_foreground(image, "--pids", "namespace"))
+
+
+TWO_DAYS = 2 * 24 * 3600
+
+
+def other_boot(lab, image, boot, seconds):
+    """The image as if another boot, its clocks `seconds` ahead, had made it."""
+    copy = lab.next_image()
+    lab.run_tool(lab.fake_boot, image, copy, f"00000000-0000-4000-8000-{boot:012}", seconds)
+    return copy
+
+
+def boot(lab, scenario):
+    """Restarted on another boot, where the clocks stand two days behind."""
+    lab.write("ahead", str(TWO_DAYS))
+    image = other_boot(lab, lab.checkpoint_and_kill(scenario.process), 1, TWO_DAYS)
+    scenario.finish(lab.restart_foreground(image))
+
+
+def boot_twice(lab, scenario):
+    """Another boot, then a restart on that same one, then yet another two days ahead, then one as far as we are."""
+    lab.write("ahead", str(2 * TWO_DAYS))
+    pid = lab.restart_detached(other_boot(lab, lab.checkpoint_and_kill(scenario.process), 1, TWO_DAYS))
+    pid = lab.restart_detached(lab.checkpoint_and_kill(pid))
+    pid = lab.restart_detached(other_boot(lab, lab.checkpoint_and_kill(pid), 2, TWO_DAYS))
+    image = other_boot(lab, lab.checkpoint_and_kill(pid), 3, 0)
+    scenario.finish(lab.restart_foreground(image))
 
 
 def freezes(lab, scenario):
@@ -115,16 +146,37 @@ def failures(lab, scenario):
     scenario.finish(scenario.process)
 
 
+def attempts(lab, scenario):
+    """As `freezes`, of something that may be refused: it was frozen all the same."""
+    for number in range(10):
+        time.sleep(0.5)
+        try_checkpoint(lab, scenario)
+        lab.write(f"frozen.{number}", "")
+    scenario.finish(scenario.process)
+
+
+def restarts(lab, scenario):
+    """As `freezes`, each of them a restart."""
+    process = scenario.process
+    for number in range(10):
+        time.sleep(0.5)
+        process = lab.restart_detached(lab.checkpoint_and_kill(process))
+        lab.write(f"frozen.{number}", "")
+    scenario.finish_detached(process)
+
+
 # mode: (function, as an ordinary user)
 MODES = {"plain": (plain, False), "leave": (leave, False), "attempt": (attempt, False), "restart": (restart, False),
          "detach": (detach, False), "twice": (twice, False), "namespace": (namespace, False),
-         "freezes": (freezes, False), "failures": (failures, False), "user-plain": (plain, True), "user-leave": (leave, True),
+         "freezes": (freezes, False), "attempts": (attempts, False), "user-attempts": (attempts, True), "restarts": (restarts, False), "failures": (failures, False), "user-restarts": (restarts, True), "boot": (boot, False), "boot-twice": (boot_twice, False),
+         "user-boot": (boot, True), "user-boot-twice": (boot_twice, True), "user-plain": (plain, True), "user-leave": (leave, True),
          "user": (restart, True), "user-twice": (twice, True)}
 
 
 def run():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stasis", default="build/stasis")
+    parser.add_argument("--fake-boot", help="the tool that makes an image look as if it came from another boot")
     parser.add_argument("--keep", help="directory for the files of failed tests")
     parser.add_argument("program")
     parser.add_argument("mode", choices=MODES)
@@ -136,6 +188,7 @@ def run():
     stasis = None if function is plain else options.stasis
     name = f"{os.path.basename(options.program)}-{options.mode}"
     with Lab(name, stasis, user=user, keep=options.keep, compare_ipc="ipc" in options.words) as lab:
+        lab.fake_boot = options.fake_boot
         function(lab, Scenario(lab, options.program))
         print(f"PASS {name}")
         print(lab.read("out"), end="")

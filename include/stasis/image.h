@@ -122,6 +122,12 @@ struct ChunkSlot {
   std::uint64_t length = 0;
 };
 
+// One record as it stands in the structure section.
+struct RawRecord {
+  RecordType type;
+  std::span<const std::byte> payload;
+};
+
 // Writes one image. Move-only; destroyed before publish() it leaves nothing (a stream just stops: see abort()).
 // Threads: one thread at a time until end_structure(); from then on add_chunk, reserve_chunk and finish_chunk may be
 // called from several. Compression and hashing run outside the writer's lock.
@@ -148,6 +154,8 @@ class ImageWriter {
     }
     return write_payload(T::kType, payload);
   }
+  // Adds a structure record as another image holds it, headers of objects included: for a copy that changes something.
+  Result<void> copy(const RawRecord& record);
   // Header of a shared object; its record or records follow at once.
   Result<void> begin_object(ObjRef ref, ObjType type);
   // Writes out all structure records. No record may follow.
@@ -190,12 +198,6 @@ struct ReaderOptions {
   RecordRegistry known;
   std::uint64_t max_structure_bytes = std::uint64_t{1} << 30;
   ProgressHook progress;
-};
-
-// One record as it stands in the structure section.
-struct RawRecord {
-  RecordType type;
-  std::span<const std::byte> payload;
 };
 
 // Reads one image. open() returns once all structure records are in memory and their hash is verified; of a file, index

@@ -42,7 +42,7 @@ struct EnvironmentRecord {
   std::uint32_t page_size = 0;   // bytes
   std::string kernel_release;    // uname -r
   std::string boot_id;           // /proc/sys/kernel/random/boot_id; clocks of another boot do not compare
-  std::int64_t realtime_ns = 0;  // the three clocks, read at the freeze
+  std::int64_t realtime_ns = 0;  // the three clocks at the freeze, as the program saw them
   std::int64_t monotonic_ns = 0;
   std::int64_t boottime_ns = 0;
   std::uint64_t xcr0 = 0;  // enabled XSAVE features; 0 where the architecture has none
@@ -54,6 +54,8 @@ struct EnvironmentRecord {
   std::optional<ImageHash> parent_image;  // image_hash of the image that this one is a difference to
   std::string parent_path;                // where that image lay
   Codec codec = Codec::kNone;             // what was asked for; each chunk states its own
+  std::int64_t monotonic_offset_ns = 0;   // how far its clocks were ahead of the host's (man 7 time_namespaces)
+  std::int64_t boottime_offset_ns = 0;
 
   static constexpr auto fields() {
     using E = EnvironmentRecord;
@@ -72,7 +74,9 @@ struct EnvironmentRecord {
                       field<13>("created_ns", &E::created_ns),
                       field<14>("parent_image", &E::parent_image),
                       field<15>("parent_path", &E::parent_path, MaxLength{4096}),
-                      field<16>("codec", &E::codec)};
+                      field<16>("codec", &E::codec),
+                      field<17>("monotonic_offset_ns", &E::monotonic_offset_ns),
+                      field<18>("boottime_offset_ns", &E::boottime_offset_ns)};
   }
 
   // What needs no kernel interface beyond libc: everything but xcr0, cpuid, vdso, parent and codec.

@@ -15,6 +15,7 @@
 #include "engine/tree_image.h"
 #include "image/environment.h"
 #include "kernel/clocks.h"
+#include "kernel/namespaces.h"
 #include "resource/file_table/file_table.h"
 #include "resource/object_table.h"
 #include "resource/open_file/gather.h"
@@ -52,6 +53,7 @@ class Checkpoint {
   Result<void> open_image();
   Result<void> look();
   Obstacles memory_obstacles() const;
+  Result<void> look_at_clocks();
   Result<void> freeze();
   Result<void> inspect();
   Result<void> write_structure();
@@ -65,6 +67,7 @@ class Checkpoint {
   Clock::time_point started_ = Clock::now();
   std::optional<Clock::time_point> frozen_;
   EnvironmentRecord environment_;
+  kernel::TimeShift ahead_of_us_;  // the program's clocks
   OpenFileTable files_;
   std::optional<TreeImage> tree_;
   std::optional<ImageWriter> image_;
@@ -146,6 +149,18 @@ Result<void> Checkpoint::look() {
   if (!obstacles.empty()) return to_error(obstacles);
   environment_ = STASIS_TRY(environment_of_host());
   environment_.codec = request_.codec;
+  return look_at_clocks();
+}
+
+// A tree that was restarted on another boot lives in a time namespace: its clocks are not ours.
+Result<void> Checkpoint::look_at_clocks() {
+  const auto self = STASIS_TRY(kernel::ProcDir::open(HostPid(::getpid())));
+  const kernel::TimeShift ours = STASIS_TRY(kernel::time_offsets(self));
+  const kernel::TimeShift theirs = STASIS_TRY(kernel::time_offsets(processes_.front()->proc()));
+  environment_.monotonic_offset_ns = theirs.monotonic_ns;
+  environment_.boottime_offset_ns = theirs.boottime_ns;
+  ahead_of_us_ = {.monotonic_ns = theirs.monotonic_ns - ours.monotonic_ns,
+                  .boottime_ns = theirs.boottime_ns - ours.boottime_ns};
   return {};
 }
 
@@ -162,8 +177,8 @@ Result<void> Checkpoint::freeze() {
   STASIS_TRY(tree_->freeze(patience_));
   const kernel::Clocks clocks = kernel::read_clocks();
   environment_.realtime_ns = clocks.realtime_ns;
-  environment_.monotonic_ns = clocks.monotonic_ns;
-  environment_.boottime_ns = clocks.boottime_ns;
+  environment_.monotonic_ns = clocks.monotonic_ns + ahead_of_us_.monotonic_ns;
+  environment_.boottime_ns = clocks.boottime_ns + ahead_of_us_.boottime_ns;
   return {};
 }
 

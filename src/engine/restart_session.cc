@@ -52,6 +52,12 @@ bool is_free(ImagePid pid) {
   return false;
 }
 
+Result<std::int64_t> difference(std::int64_t then, std::int64_t now) {
+  std::int64_t result = 0;
+  if (!__builtin_sub_overflow(then, now, &result)) return result;
+  return Error(Errc::kBadImage, "the clocks of the image are out of range");
+}
+
 class RestartSession {
  public:
   explicit RestartSession(const RestartRequest& request) : request_(request) {}
@@ -131,13 +137,22 @@ Result<bool> RestartSession::needs_namespace() const {
   return false;
 }
 
-// Clocks that start at boot must not go back: not on another boot, nor out of a time namespace.
+// Clocks that start at boot must not go back. On another boot they go on from where the image has them; on the same one
+// they have gone on meanwhile, as far ahead of the host's as they were.
 Result<std::optional<kernel::TimeShift>> RestartSession::time_shift() const {
   const EnvironmentRecord& then = image_->environment();
-  if (then.boot_id == STASIS_TRY(kernel::boot_id())) return std::nullopt;
   const kernel::Clocks now = kernel::read_clocks();
-  return kernel::TimeShift{.monotonic_ns = then.monotonic_ns - now.monotonic_ns,
-                           .boottime_ns = then.boottime_ns - now.boottime_ns};
+  const kernel::TimeShift resume{.monotonic_ns = STASIS_TRY(difference(then.monotonic_ns, now.monotonic_ns)),
+                                 .boottime_ns = STASIS_TRY(difference(then.boottime_ns, now.boottime_ns))};
+  if (then.boot_id != STASIS_TRY(kernel::boot_id())) return resume;
+  const auto self = STASIS_TRY(kernel::ProcDir::open(HostPid(::getpid())));
+  const kernel::TimeShift ours = STASIS_TRY(kernel::time_offsets(self));
+  kernel::TimeShift shift{.monotonic_ns = STASIS_TRY(difference(then.monotonic_offset_ns, ours.monotonic_ns)),
+                          .boottime_ns = STASIS_TRY(difference(then.boottime_offset_ns, ours.boottime_ns))};
+  shift.monotonic_ns = std::max(shift.monotonic_ns, resume.monotonic_ns);
+  shift.boottime_ns = std::max(shift.boottime_ns, resume.boottime_ns);
+  if (shift == kernel::TimeShift{}) return std::nullopt;
+  return shift;
 }
 
 RestartTreeRequest RestartSession::tree_request() {

@@ -329,6 +329,11 @@ Result<ImageWriter> ImageWriter::to_stream(int fd, WriterOptions options) {
 Result<void> ImageWriter::write_payload(RecordType type, std::span<const std::byte> payload) {
   return impl_->write_payload(type, payload);
 }
+Result<void> ImageWriter::copy(const RawRecord& record) {
+  if (record.type != RecordType::kObject) return impl_->write_payload(record.type, record.payload);
+  const auto object = STASIS_TRY(decode<ObjectRecord>(record.payload, ObjectRecord::kName));
+  return impl_->begin_object(object.ref, object.type);
+}
 Result<void> ImageWriter::begin_object(ObjRef ref, ObjType type) { return impl_->begin_object(ref, type); }
 Result<void> ImageWriter::end_structure() { return impl_->end_structure(); }
 

@@ -195,6 +195,28 @@ TEST(ImageWriter, CallsOutOfOrderAreRefused) {
   EXPECT_TRUE(verify_image(dir / "x.img", {}));
 }
 
+TEST(ImageWriter, RecordsCopiedFromAnImageMakeTheSameImage) {
+  const ScratchDir dir;
+  auto original = ImageWriter::create(dir / "a.img", kFast);
+  ASSERT_TRUE(original && sample::write_sample(*original) && original->publish());
+  const auto reader = ImageReader::open(dir / "a.img", {});
+  ASSERT_TRUE(reader);
+  auto copy = ImageWriter::create(dir / "b.img", kFast);
+  ASSERT_TRUE(copy);
+  for (std::size_t i = 0; i < reader->record_count(); ++i) EXPECT_TRUE(copy->copy(reader->record(i))) << i;
+  EXPECT_FALSE(copy->copy({.type = TrailerRecord::kType, .payload = {}})) << "framing is the writer's";
+  EXPECT_FALSE(copy->copy({.type = RecordType::kObject, .payload = {}})) << "an object needs a number";
+  ASSERT_TRUE(copy->end_structure());
+  for (std::size_t i = 0; i < reader->chunks().size(); ++i) {
+    const ChunkInfo& chunk = reader->chunks()[i];
+    std::vector<std::byte> pages(chunk.raw_size);
+    ASSERT_TRUE(reader->read_chunk(i, pages));
+    ASSERT_TRUE(copy->add_chunk(chunk.object, chunk.runs, pages));
+  }
+  ASSERT_TRUE(copy->publish());
+  EXPECT_EQ(copy->image_hash(), reader->image_hash());
+}
+
 TEST(ImageWriter, ChunksThatNoReaderTakesAreRefused) {
   const ScratchDir dir;
   auto writer = ImageWriter::create(dir / "x.img", kFast);

@@ -108,6 +108,10 @@ bool parse_offset(std::string_view line, TimeOffsetLine& offset) {
          offset.nanoseconds < kNsPerSecond && text::trim(line).empty();
 }
 
+// Numbers for 1 and 7, which older kernels print, are CLOCK_MONOTONIC and CLOCK_BOOTTIME.
+bool is_monotonic(const TimeOffsetLine& offset) { return offset.clock == "monotonic" || offset.clock == "1"; }
+bool is_boottime(const TimeOffsetLine& offset) { return offset.clock == "boottime" || offset.clock == "7"; }
+
 bool add(TimeOffsetLine& offset, std::int64_t shift_ns) {
   std::int64_t seconds = shift_ns / kNsPerSecond;
   std::int64_t rest = shift_ns % kNsPerSecond + offset.nanoseconds;
@@ -124,17 +128,37 @@ bool add(TimeOffsetLine& offset, std::int64_t shift_ns) {
 
 }  // namespace
 
+Result<TimeShift> parse_time_offsets(std::string_view text) {
+  TimeShift shift;
+  while (!text.empty()) {
+    const std::string_view line = text::take_line(text);
+    TimeOffsetLine offset;
+    std::int64_t sum = 0;
+    if (!parse_offset(line, offset) || __builtin_mul_overflow(offset.seconds, kNsPerSecond, &sum) ||
+        __builtin_add_overflow(sum, offset.nanoseconds, &sum)) {
+      return text::malformed("timens_offsets", line);
+    }
+    if (is_monotonic(offset)) shift.monotonic_ns = sum;
+    if (is_boottime(offset)) shift.boottime_ns = sum;
+  }
+  return shift;
+}
+
+Result<TimeShift> time_offsets(const ProcDir& proc) {
+  const auto text = proc.read("timens_offsets");
+  if (text) return parse_time_offsets(*text);
+  if (text.error().sys_errno() == ENOENT && proc.check_alive()) return TimeShift{};
+  return text.error();
+}
+
 Result<std::string> shifted_time_offsets(std::string_view current, const TimeShift& shift) {
   std::string wanted;
   while (!current.empty()) {
     const std::string_view line = text::take_line(current);
     TimeOffsetLine offset;
     if (!parse_offset(line, offset)) return text::malformed("timens_offsets", line);
-    // Numbers for 1 and 7, which older kernels print, are CLOCK_MONOTONIC and CLOCK_BOOTTIME.
-    const bool monotonic = offset.clock == "monotonic" || offset.clock == "1";
-    const bool boottime = offset.clock == "boottime" || offset.clock == "7";
-    if (!monotonic && !boottime) continue;
-    if (!add(offset, monotonic ? shift.monotonic_ns : shift.boottime_ns)) {
+    if (!is_monotonic(offset) && !is_boottime(offset)) continue;
+    if (!add(offset, is_monotonic(offset) ? shift.monotonic_ns : shift.boottime_ns)) {
       return Error(Errc::kOverflow, "the clocks of the image can't be continued here: the shift is out of range");
     }
     wanted += fmt::format("{} {} {}\n", offset.clock, offset.seconds, offset.nanoseconds);

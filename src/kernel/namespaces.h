@@ -16,15 +16,21 @@
 #include <string>
 #include <string_view>
 
+#include "kernel/proc_dir.h"
 #include "stasis/result.h"
 
 namespace stasis::kernel {
 
-// By how much the clocks in the new time namespace are ahead of the caller's (negative: behind).
+// By how much clocks are ahead of others (negative: behind); for a new time namespace, of the caller's.
 struct TimeShift {
   std::int64_t monotonic_ns = 0;
   std::int64_t boottime_ns = 0;
+  bool operator==(const TimeShift&) const = default;
 };
+
+// By how much the monotonic and boot clocks of a process are ahead of the host's own: those of its children's time
+// namespace, which is its own except right after an unshare. Zero where the kernel has no time namespaces.
+Result<TimeShift> time_offsets(const ProcDir& proc);
 
 enum class UserNamespace { kKeep, kNew };
 
@@ -46,6 +52,10 @@ Result<void> settle_in_namespaces();
 
 // Does the calling process have this capability (CAP_*) in effect, in its own user namespace?
 Result<bool> has_capability(int capability);
+
+// The content of a /proc/PID/timens_offsets (man 7 time_namespaces); malformed, or beyond 64 bits of nanoseconds:
+// kSystem.
+Result<TimeShift> parse_time_offsets(std::string_view text);
 
 // The text for /proc/PID/timens_offsets that adds `shift` to the offsets in `current` (the file's content, man 7
 // time_namespaces). Sums that overflow: kOverflow; malformed text: kSystem.

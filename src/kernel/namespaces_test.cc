@@ -163,6 +163,30 @@ TEST(TimeOffsets, AreAddedWithNormalisedNanoseconds) {
   EXPECT_EQ(shifted_time_offsets("1 0 0\n7 0 0\n", {-1, 1}), "1 -1 999999999\n7 0 1\n");
 }
 
+TEST(TimeOffsets, AreReadAsNanoseconds) {
+  const std::string text = "monotonic           10         500000000\nboottime            -3         900000000\n";
+  EXPECT_EQ(parse_time_offsets(text), (TimeShift{10'500'000'000, -2'100'000'000}));
+  EXPECT_EQ(parse_time_offsets("1 2 0\n7 0 3\n"), (TimeShift{2 * kSecond, 3}));
+  EXPECT_EQ(parse_time_offsets(""), TimeShift{});
+  EXPECT_FALSE(parse_time_offsets("monotonic 1\n"));
+  EXPECT_FALSE(parse_time_offsets("monotonic 9223372036854775807 0\n"));
+}
+
+TEST(TimeOffsets, OfAProcessAreThoseOfItsTimeNamespace) {
+  const auto ours = time_offsets(*ProcDir::open(HostPid(::getpid())));
+  ASSERT_TRUE(ours);
+  EXPECT_DONE_OR_SKIP(try_in_child([&]() -> Result<void> {
+    STASIS_TRY(enter_namespaces({.time = TimeShift{kTwoDays, -1}}));
+    return try_in_child([&]() -> Result<void> {
+      STASIS_TRY(settle_in_namespaces());
+      const ProcDir self = STASIS_TRY(ProcDir::open(HostPid(::getpid())));
+      const TimeShift here = STASIS_TRY(time_offsets(self));
+      const TimeShift wanted{ours->monotonic_ns + kTwoDays, ours->boottime_ns - 1};
+      return here == wanted ? Result<void>() : wrong("other offsets than were set");
+    });
+  }));
+}
+
 TEST(TimeOffsets, MalformedTextAndOverflowAreRefused) {
   EXPECT_FALSE(shifted_time_offsets("", {}));
   EXPECT_FALSE(shifted_time_offsets("monotonic 1\n", {}));

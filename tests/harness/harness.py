@@ -101,6 +101,7 @@ class Lab:
         self.generation = 0
         self.source_stasis = stasis
         self.program = None
+        self.fake_boot = None
 
     def __enter__(self):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -280,6 +281,15 @@ class Lab:
             raise Failure(f"stasis {' '.join(argv[1:])} does not end") from None
         self.log.append(f"$ stasis {' '.join(argv[1:])}  -> {process.returncode}\n{err}{out[-2000:]}".rstrip())
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
+
+    def run_tool(self, tool, *arguments):
+        """Runs a helper program as the test's user; it must succeed."""
+        argv = [self.install(tool), *map(str, arguments)]
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=self.dir,
+                              env=self.environment(), timeout=40, check=False, **self.identity())
+        self.log.append(f"$ {' '.join(argv)}  -> {done.returncode}\n{done.stderr}".rstrip())
+        if done.returncode:
+            raise Failure(f"{os.path.basename(tool)} ended with {done.returncode}: {done.stderr.strip()}")
 
     def must(self, *arguments, **options):
         result = self.command(*arguments, **options)
