@@ -156,7 +156,7 @@ Result<void> Checkpoint::look() {
 Result<void> Checkpoint::look_at_clocks() {
   const auto self = STASIS_TRY(kernel::ProcDir::open(HostPid(::getpid())));
   const kernel::TimeShift ours = STASIS_TRY(kernel::time_offsets(self));
-  const kernel::TimeShift theirs = STASIS_TRY(kernel::time_offsets(processes_.front()->proc()));
+  const kernel::TimeShift theirs = STASIS_TRY(kernel::time_offsets(tree_->processes().front()->proc()));
   environment_.monotonic_offset_ns = theirs.monotonic_ns;
   environment_.boottime_offset_ns = theirs.boottime_ns;
   ahead_of_us_ = {.monotonic_ns = theirs.monotonic_ns - ours.monotonic_ns,

@@ -61,6 +61,7 @@ Result<void> ProcessImage::attach() {
 Result<void> ProcessImage::settle(const Patience& patience) {
   STASIS_TRY(traced_->settle(patience));
   calls_.clear();
+  settled_at_ = std::chrono::steady_clock::now();
   const auto pending = STASIS_TRY(kernel::ptrace_peek_siginfo(traced_->carrier().tid(), kernel::SignalQueue::kProcess));
   std::uint64_t pending_set = 0;
   for (const siginfo_t& info : pending) pending_set |= std::uint64_t{1} << (info.si_signo - 1);
@@ -69,6 +70,12 @@ Result<void> ProcessImage::settle(const Patience& patience) {
     calls_.push_back(STASIS_TRY(settle_thread(*traced_, thread, waits_, pending_set)));
   }
   return refresh_mappings();
+}
+
+Result<void> ProcessImage::resume(int signal) {
+  const auto frozen = std::chrono::steady_clock::now() - settled_at_;
+  for (std::size_t i = 0; i < calls_.size(); ++i) note_wait(traced_->threads()[i], calls_[i], frozen);
+  return traced_->resume(signal);
 }
 
 // What was read before the freeze still holds if the layout is the same; else all is read again.

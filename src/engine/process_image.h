@@ -3,6 +3,7 @@
 // (what is slow and does not change), at the freeze, and after it by one batch in the process and one in each thread.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -48,6 +49,9 @@ class ProcessImage {
   };
   Shares& shares() { return shares_; }
 
+  // Lets it run on where it was, with that signal (0: none); see TracedProcess::resume().
+  Result<void> resume(int signal);
+
   // Valid after inspect().
   ProcessRecord& record() { return record_; }
   std::vector<ThreadRecord>& threads() { return threads_; }
@@ -71,6 +75,7 @@ class ProcessImage {
   std::unique_ptr<TracedProcess> traced_;
   std::vector<InterruptedCallRecord> calls_;  // in the order of traced_->threads()
   Shares shares_{this, this, this, this};
+  std::chrono::steady_clock::time_point settled_at_;
   ProcessRecord record_;
   std::vector<ThreadRecord> threads_;
   std::optional<MemoryImage> memory_;

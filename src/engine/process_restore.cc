@@ -251,7 +251,7 @@ Result<void> ProcessRestore::restart_call(const ThreadRecord& record, TracedThre
   }
   const CallTimeout* const row = find_call_timeout(static_cast<long>(record.call.number));
   const arch::Registers program = thread.registers;
-  if (!row || !syscall_instruction_) {
+  if (!row || !restart_block_code(row->number) || !syscall_instruction_) {
     log::info("restart", "thread {}: its call is not known and ends with EINTR", record.tid.value());
     arch::set_syscall_result(thread.registers, -EINTR);
     arch::forget_syscall(thread.registers);
@@ -263,7 +263,7 @@ Result<void> ProcessRestore::restart_call(const ThreadRecord& record, TracedThre
     if (!value) return std::nullopt;
     return std::chrono::seconds(value->tv_sec) + std::chrono::nanoseconds(value->tv_nsec);
   };
-  if (const auto timeout = relative_timeout(row->number, thread.registers, read)) {
+  if (const auto timeout = relative_timeout(row->number, thread.registers, {.timespec = read})) {
     const auto left =
         std::max(std::chrono::nanoseconds(1), *timeout - std::chrono::nanoseconds(record.call.elapsed_ns));
     if (row->form == CallTimeout::Form::kMilliseconds) {
@@ -277,7 +277,9 @@ Result<void> ProcessRestore::restart_call(const ThreadRecord& record, TracedThre
   const std::int64_t result =
       STASIS_TRY(process_->start_and_interrupt(thread, syscall_instruction_, row->number, args, patience));
   thread.registers = program;
-  if (result != arch::kErestartBlock) {
+  if (result == arch::kErestartBlock) {
+    restart_with_note(thread.registers, row->number, std::chrono::nanoseconds(record.call.elapsed_ns));
+  } else {
     arch::set_syscall_result(thread.registers, result);
     arch::forget_syscall(thread.registers);
   }

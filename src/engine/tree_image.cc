@@ -241,7 +241,7 @@ void TreeImage::link_parents() {
 Result<void> TreeImage::resume(int signal) {
   Result<void> first;
   for (const auto& process : processes_ | std::views::reverse) {
-    if (auto resumed = process->traced().resume(signal); !resumed && first) first = std::move(resumed);
+    if (auto resumed = process->resume(signal); !resumed && first) first = std::move(resumed);
   }
   return first;
 }

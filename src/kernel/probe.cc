@@ -102,6 +102,13 @@ Result<void> probe_proc_children() {
   return {};
 }
 
+// Does the kernel look at the lower half of a call's number alone? (arch/x86_64/wait_note.h)
+Result<void> probe_wait_notes() {
+  constexpr std::uint64_t kUpperHalf = std::uint64_t{0x5a} << 56;
+  if (::syscall(static_cast<long>(kUpperHalf | SYS_getpid)) == ::getpid()) return {};
+  return missing("the upper half of a system call's number is not ignored");
+}
+
 Result<void> probe_exec_start() {
   const ProcDir proc = STASIS_TRY(ProcDir::open(self()));
   const SchedInfo info = STASIS_TRY(proc.thread_sched(self()));
@@ -274,6 +281,8 @@ constexpr Feature kFeatures[] = {
      "programs with guard regions are refused", probe_guard_pages},
     {"exec_start", "how long a thread has slept in a call with a time-out", Need::kSome,
      "such a call starts over with its whole time-out", probe_exec_start},
+    {"wait_notes", "time-outs that are used up over many checkpoints", Need::kSome,
+     "a call counts its time-out from the last checkpoint on", probe_wait_notes},
     {"rseq_configuration", "saving restartable sequences", Need::kSome,
      "programs that use them are refused", probe_rseq_configuration},
     {"syscall_user_dispatch", "saving programs that dispatch their own system calls", Need::kSome,

@@ -35,6 +35,8 @@ Result<SchedInfo> parse_sched(std::string_view text) {
       good = nanoseconds(value, info.sum_exec_runtime_ns);
     } else if (key == "nr_switches") {
       good = text::number(value, info.switches.emplace());
+    } else if (key == "nr_voluntary_switches") {
+      good = text::number(value, info.voluntary_switches.emplace());
     }
     if (!good) return text::malformed("sched", line);
   }

@@ -15,6 +15,7 @@ struct SchedInfo {
   std::optional<std::uint64_t> exec_start_ns;  // run-queue clock when the thread was last accounted
   std::optional<std::uint64_t> sum_exec_runtime_ns;
   std::optional<std::uint64_t> switches;
+  std::optional<std::uint64_t> voluntary_switches;  // how often it went to sleep or stopped
 };
 
 // Unknown lines are skipped; a known one that is malformed is an error.

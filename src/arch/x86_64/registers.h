@@ -27,8 +27,12 @@ inline void set_instruction_pointer(Registers& regs, std::uint64_t ip) { regs.ri
 inline std::uint64_t stack_pointer(const Registers& regs) { return regs.rsp; }
 inline void set_stack_pointer(Registers& regs, std::uint64_t sp) { regs.rsp = sp; }
 
-// The call in which the thread was interrupted, or -1 if it was not in one.
-inline std::int64_t interrupted_syscall(const Registers& regs) { return static_cast<std::int64_t>(regs.orig_rax); }
+// The call in which the thread was interrupted, or -1 if it was not in one. As the kernel does, only the lower half of
+// the register is looked at (syscall_get_nr; see also wait_note.h).
+inline std::int64_t interrupted_syscall(const Registers& regs) { return static_cast<std::int32_t>(regs.orig_rax); }
+inline void set_interrupted_syscall(Registers& regs, std::int64_t nr) {
+  regs.orig_rax = static_cast<std::uint64_t>(nr);
+}
 inline std::int64_t syscall_result(const Registers& regs) { return static_cast<std::int64_t>(regs.rax); }
 inline void set_syscall_result(Registers& regs, std::int64_t value) { regs.rax = static_cast<std::uint64_t>(value); }
 // Takes the thread out of the kernel's restart logic: what the result register holds is what the program sees.

@@ -5,13 +5,17 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 
 #include <charconv>
 #include <cstdio>
 #include <cstring>
 
+#include "arch/x86_64/wait_note.h"
 #include "arch/x86_64/xstate.h"
+#include "kernel/pidfd.h"
 #include "kernel/robust_list.h"
 #include "resource/signal/signal_actions.h"
 #include "resource/thread/interrupted_call.h"
@@ -30,17 +34,31 @@ std::uint64_t signal_set(std::span<const siginfo_t> pending) {
   return set;
 }
 
-// /proc/PID/task/TID/syscall: "running", or the number of the call in which the thread waits.
-long waiting_in(const kernel::ProcDir& proc, HostPid tid) {
-  const auto text = proc.read(fmt::format("task/{}/syscall", tid.value()));
+// /proc/PID/task/TID/syscall: "running", or the call in which the thread waits and its arguments.
+struct WaitingIn {
   long number = -1;
-  if (text) std::from_chars(text->data(), text->data() + text->size(), number);
-  return number;
+  unsigned long long first = 0;  // argument
+};
+
+WaitingIn waiting_in(const kernel::ProcDir& proc, HostPid tid) {
+  const auto text = proc.read(fmt::format("task/{}/syscall", tid.value()));
+  WaitingIn call;
+  if (text && std::sscanf(text->c_str(), "%ld %llx", &call.number, &call.first) < 1) call.number = -1;
+  return call;
+}
+
+// May the call have a time-out of its own?
+bool may_time_out(const kernel::ProcDir& proc, const WaitingIn& call) {
+  if (call.number == SYS_restart_syscall) return true;
+  const CallTimeout* const row = call.number < 0 ? nullptr : find_call_timeout(call.number);
+  if (!row || !row->of_socket()) return row != nullptr;
+  const auto link = proc.fd_link(static_cast<int>(call.first));
+  return link && link->starts_with("socket:");
 }
 
 // A thread that was interrupted before waits in restart_syscall(2), with the arguments of the call it once made: which
 // one that was, the kernel function it sleeps in tells.
-long call_by_wait_channel(const kernel::ProcDir& proc, HostPid tid) {
+long call_by_wait_channel(const kernel::ProcDir& proc, HostPid tid, const WaitingIn& call) {
   const auto text = proc.read(fmt::format("task/{}/wchan", tid.value()));
   if (!text) return -1;
   if (text->find("poll") != std::string::npos) return SYS_poll;
@@ -48,11 +66,8 @@ long call_by_wait_channel(const kernel::ProcDir& proc, HostPid tid) {
   // What remains are sleeps; their functions belong to the scheduler, so that the channel is the system call itself.
   if (text->find("nanosleep") == std::string::npos && text->find("syscall") == std::string::npos) return -1;
   // nanosleep(2) has a pointer where clock_nanosleep(2) has the number of a clock.
-  const auto call = proc.read(fmt::format("task/{}/syscall", tid.value()));
-  unsigned long long first = 0;
-  if (!call || std::sscanf(call->c_str(), "%*d %llx", &first) != 1) return -1;
   constexpr unsigned long long kFirstPage = 4096;
-  return first < kFirstPage ? SYS_clock_nanosleep : SYS_nanosleep;
+  return call.first < kFirstPage ? SYS_clock_nanosleep : SYS_nanosleep;
 }
 
 // When the run-queue clock of a CPU was zero. Leaves us on that CPU.
@@ -75,12 +90,36 @@ std::optional<nanoseconds> remainder_of_sleep(long number, const arch::Registers
   return place ? read(place) : std::nullopt;
 }
 
-ReadTimespec reader_of_timespecs(const kernel::ProcessMemory& memory) {
+template <class Time>
+ReadTimespec reader_of(const kernel::ProcessMemory& memory) {
   return [&memory](std::uint64_t address) -> std::optional<nanoseconds> {
-    const auto value = memory.load(RemotePtr<timespec>(address));
-    if (!value || value->tv_sec < 0 || value->tv_sec > INT32_MAX) return std::nullopt;
-    return std::chrono::seconds(value->tv_sec) + nanoseconds(value->tv_nsec);
+    const Result<Time> value = memory.load(RemotePtr<Time>(address));
+    if (!value) return std::nullopt;
+    const std::chrono::seconds seconds((*value).tv_sec);
+    if (seconds.count() < 0 || seconds.count() > INT32_MAX) return std::nullopt;
+    if constexpr (std::is_same_v<Time, ::timeval>) {
+      return seconds + std::chrono::microseconds((*value).tv_usec);
+    } else {
+      return seconds + nanoseconds((*value).tv_nsec);
+    }
   };
+}
+
+// SO_RCVTIMEO or SO_SNDTIMEO of a descriptor of the process; zero means for ever.
+std::optional<nanoseconds> socket_timeout(const TracedProcess& process, int fd, int option) {
+  const auto socket = kernel::pidfd_getfd(process.pidfd().get(), fd);
+  ::timeval value{};
+  socklen_t size = sizeof value;
+  if (!socket || ::getsockopt(socket->get(), SOL_SOCKET, option, &value, &size) != 0) return std::nullopt;
+  const nanoseconds timeout = std::chrono::seconds(value.tv_sec) + std::chrono::microseconds(value.tv_usec);
+  if (timeout <= nanoseconds(0)) return std::nullopt;
+  return timeout;
+}
+
+TimeoutSources timeout_sources(const TracedProcess& process) {
+  return {.timespec = reader_of<timespec>(process.memory()),
+          .timeval = reader_of<::timeval>(process.memory()),
+          .socket = [&process](int fd, int option) { return socket_timeout(process, fd, option); }};
 }
 
 ReadCode reader_of_code(const kernel::ProcessMemory& memory) {
@@ -97,27 +136,29 @@ WaitTimes WaitTimes::look(const kernel::ProcDir& proc) {
   WaitTimes waits;
   const auto threads = proc.threads();
   if (!threads) return waits;
-  std::map<HostPid, std::uint64_t> asleep_since;  // run-queue clock
+  std::map<HostPid, kernel::SchedInfo> asleep;
   for (const HostPid tid : *threads) {
-    const long number = waiting_in(proc, tid);
-    if (number < 0 || (number != SYS_restart_syscall && !find_call_timeout(number))) continue;
-    if (number == SYS_restart_syscall) waits.restarted_[tid] = call_by_wait_channel(proc, tid);
+    const WaitingIn call = waiting_in(proc, tid);
+    if (!may_time_out(proc, call)) continue;
+    if (call.number == SYS_restart_syscall) waits.restarted_[tid] = call_by_wait_channel(proc, tid, call);
     const auto sched = proc.thread_sched(tid);
-    if (sched && sched->exec_start_ns) asleep_since[tid] = *sched->exec_start_ns;
+    if (sched && sched->exec_start_ns && sched->voluntary_switches) asleep[tid] = *sched;
   }
-  if (asleep_since.empty()) return waits;
+  if (asleep.empty()) return waits;
   // The clock is the run queue's: it compares only with our own on the same CPU.
   cpu_set_t previous;
   const bool known = ::sched_getaffinity(0, sizeof previous, &previous) == 0;
   const auto self = kernel::ProcDir::open(HostPid(::getpid()));
   if (!known || !self) return waits;
   std::map<int, std::optional<std::chrono::steady_clock::time_point>> origins;  // when each CPU's clock was 0
-  for (const auto& [tid, since] : asleep_since) {
+  for (const auto& [tid, sched] : asleep) {
     const auto stat = proc.thread_stat(tid);
     if (!stat) continue;
     const auto [origin, first] = origins.try_emplace(stat->processor);
     if (first) origin->second = origin_of_clock(stat->processor, *self);
-    if (origin->second) waits.since_[tid] = *origin->second + nanoseconds(since);
+    if (!origin->second) continue;
+    waits.sleeps_[tid] = {.since = *origin->second + nanoseconds(*sched.exec_start_ns),
+                          .count = *sched.voluntary_switches};
   }
   ::sched_setaffinity(0, sizeof previous, &previous);
   return waits;
@@ -128,10 +169,45 @@ long WaitTimes::restarted_call(HostPid tid) const {
   return found == restarted_.end() ? -1 : found->second;
 }
 
-nanoseconds WaitTimes::waited(HostPid tid) const {
-  const auto found = since_.find(tid);
-  return found == since_.end() ? nanoseconds(0) : nanoseconds(std::chrono::steady_clock::now() - found->second);
+nanoseconds WaitTimes::waited(const kernel::ProcDir& proc, HostPid tid) const {
+  const auto found = sleeps_.find(tid);
+  if (found == sleeps_.end()) return nanoseconds(0);
+  const auto now = std::chrono::steady_clock::now();
+  const auto sched = proc.thread_sched(tid);
+  // It was woken once, by us, and stopped.
+  if (!sched || sched->voluntary_switches != found->second.count + 1) return nanoseconds(0);
+  return std::max(nanoseconds(0), nanoseconds(now - found->second.since));
 }
+
+namespace {
+
+// The call as the program made it.
+long number_of_call(const TracedProcess& process, const TracedThread& thread, const WaitTimes& waits) {
+  const auto number = static_cast<long>(arch::interrupted_syscall(thread.registers));
+  if (number != SYS_restart_syscall) return number;
+  if (const auto note = arch::wait_note(thread.registers)) return restart_block_call(note->call);
+  const long seen = waits.restarted_call(thread.tid());
+  return seen >= 0 ? seen : waiting_call(thread.registers, reader_of_code(process.memory()));
+}
+
+// A call that started over, or will in a new task: how much of its time-out is used up. Nothing if it has none.
+struct UsedTime {
+  nanoseconds elapsed;
+  bool over;
+};
+std::optional<UsedTime> used_time(const TracedProcess& process, const TracedThread& thread, long number,
+                                  const WaitTimes& waits) {
+  const TimeoutSources sources = timeout_sources(process);
+  const auto timeout = relative_timeout(number, thread.registers, sources);
+  if (!timeout) return std::nullopt;
+  nanoseconds elapsed = waits.waited(process.proc(), thread.tid());
+  if (const auto note = arch::wait_note(thread.registers)) elapsed += note->waited;
+  const auto left = remainder_of_sleep(number, thread.registers, sources.timespec);
+  if (left && *left <= *timeout) elapsed = *timeout - *left;
+  return UsedTime{.elapsed = std::min(elapsed, *timeout), .over = elapsed >= *timeout};
+}
+
+}  // namespace
 
 Result<InterruptedCallRecord> settle_thread(TracedProcess& process, TracedThread& thread, const WaitTimes& waits,
                                             std::uint64_t process_pending) {
@@ -141,26 +217,33 @@ Result<InterruptedCallRecord> settle_thread(TracedProcess& process, TracedThread
   const auto pending = STASIS_TRY(kernel::ptrace_peek_siginfo(thread.tid(), kernel::SignalQueue::kThread));
   const std::uint64_t deliverable = (signal_set(pending) | process_pending) & ~thread.signal_mask;
   const bool rewind = must_rewind(thread.registers, deliverable ? Deliverable::kSome : Deliverable::kNone);
-  if (rewind || arch::awaits_restart(thread.registers)) {
-    call.number = waits.restarted_call(thread.tid());
-    if (call.number < 0) call.number = waiting_call(thread.registers, reader_of_code(process.memory()));
-    const auto timeout = relative_timeout(call.number, thread.registers, reader_of_timespecs(process.memory()));
-    if (timeout) {
-      const nanoseconds waited = waits.waited(thread.tid());
-      call.elapsed_ns = static_cast<std::uint64_t>(std::min(waited, *timeout).count());
-      const auto left = remainder_of_sleep(call.number, thread.registers, reader_of_timespecs(process.memory()));
-      if (left && *left <= *timeout) call.elapsed_ns = static_cast<std::uint64_t>((*timeout - *left).count());
-      if (rewind && waited >= *timeout) {
-        arch::set_syscall_result(thread.registers, find_call_timeout(call.number)->when_over);
-        arch::forget_syscall(thread.registers);
-      }
-    }
-    if (rewind && arch::interrupted_syscall(thread.registers) >= 0) arch::rewind_syscall(thread.registers);
-    call.rewound = rewind;
+  if (rewind || arch::awaits_restart(thread.registers)) call.number = number_of_call(process, thread, waits);
+  std::optional<UsedTime> used;
+  if (rewind || arch::syscall_result(thread.registers) == arch::kErestartBlock) {
+    used = used_time(process, thread, call.number, waits);
+  }
+  if (used) call.elapsed_ns = static_cast<std::uint64_t>(used->elapsed.count());
+  if (call.number >= 0 && !rewind) arch::set_interrupted_syscall(thread.registers, call.number);
+  if (rewind && used && used->over) {
+    arch::set_syscall_result(thread.registers, find_call_timeout(call.number)->when_over);
+    arch::forget_syscall(thread.registers);
+  } else if (rewind) {
+    arch::rewind_syscall(thread.registers);
+    call.rewound = true;
+    if (used && arch::wait_notes_work()) arch::leave_wait_note(thread.registers, used->elapsed);
   }
   // From here on a kill -9 of ours leaves the thread with what it would have seen without us.
   if (std::memcmp(&before, &thread.registers, sizeof before) != 0) STASIS_TRY(thread.put_back());
   return call;
+}
+
+void note_wait(TracedThread& thread, const InterruptedCallRecord& call, nanoseconds frozen) {
+  const nanoseconds waited = nanoseconds(call.elapsed_ns) + frozen;
+  if (call.rewound) {
+    arch::renew_wait_note(thread.registers, waited);
+  } else {
+    restart_with_note(thread.registers, static_cast<long>(call.number), waited);
+  }
 }
 
 ThreadQuery::ThreadQuery(Batch& batch)

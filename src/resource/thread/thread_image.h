@@ -19,11 +19,16 @@ class WaitTimes {
   static WaitTimes look(const kernel::ProcDir& proc);
   // The call in which the thread waits where only restart_syscall(2) stands in its registers; -1: not known.
   long restarted_call(HostPid tid) const;
-  // Time that the thread had waited when it was stopped, now.
-  std::chrono::nanoseconds waited(HostPid tid) const;
+  // Time that the thread had been asleep when it was stopped, now. 0 where that is not known, or where it has not slept
+  // on since it was looked at: then it waits in another call.
+  std::chrono::nanoseconds waited(const kernel::ProcDir& proc, HostPid tid) const;
 
  private:
-  std::map<HostPid, std::chrono::steady_clock::time_point> since_;
+  struct Sleep {
+    std::chrono::steady_clock::time_point since;
+    std::uint64_t count = 0;  // voluntary switches up to and with this one
+  };
+  std::map<HostPid, Sleep> sleeps_;
   std::map<HostPid, long> restarted_;
 };
 
@@ -31,6 +36,9 @@ class WaitTimes {
 // that would otherwise end with EINTR. What it found out about the call is for the record.
 Result<InterruptedCallRecord> settle_thread(TracedProcess& process, TracedThread& thread, const WaitTimes& waits,
                                             std::uint64_t process_pending);
+// Right before the thread goes on as `call` says: leaves in it what the next checkpoint has to know. `frozen`: time
+// since settle_thread().
+void note_wait(TracedThread& thread, const InterruptedCallRecord& call, std::chrono::nanoseconds frozen);
 
 // Asks in the thread's own batch; take() after it ran.
 class ThreadQuery {

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// As timeout_accumulates, for calls on objects that may be refused in an image: there is a freeze all the same.
+// scenario: modes=plain,attempts,user-attempts ipc
+#include <sys/sem.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#include "timeouts.h"
+
+namespace {
+
+using scenario::the_timeout;
+using scenario::TimedCalls;
+
+void add_semaphore(TimedCalls& calls) {
+  calls.add("semtimedop", -1, EAGAIN, [] {
+    const int id = SETUP(semget(IPC_PRIVATE, 1, 0600));
+    sembuf down = {0, -1, 0};
+    const long result = syscall(SYS_semtimedop, id, &down, 1, &the_timeout);
+    const int error = errno;
+    semctl(id, 0, IPC_RMID);
+    errno = error;
+    return result;
+  });
+}
+
+int socket_with(int option) {
+  int ends[2];
+  SETUP(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends));
+  const timeval time = {1, 500000};
+  SETUP(setsockopt(ends[0], SOL_SOCKET, option, &time, sizeof time));
+  return ends[0];
+}
+
+void add_sockets(TimedCalls& calls) {
+  calls.add("recv with SO_RCVTIMEO", -1, EAGAIN, [] {
+    char byte = 0;
+    return syscall(SYS_recvfrom, socket_with(SO_RCVTIMEO), &byte, 1, 0, nullptr, nullptr);
+  });
+  calls.add("read with SO_RCVTIMEO", -1, EAGAIN, [] {
+    char byte = 0;
+    return syscall(SYS_read, socket_with(SO_RCVTIMEO), &byte, 1);
+  });
+  calls.add("send with SO_SNDTIMEO", -1, EAGAIN, [] {
+    const int fd = socket_with(SO_SNDTIMEO);
+    const std::string much(4096, 'x');
+    while (send(fd, much.data(), much.size(), MSG_DONTWAIT) > 0) {
+    }
+    return syscall(SYS_sendto, fd, much.data(), much.size(), 0, nullptr, 0);
+  });
+}
+
+}  // namespace
+
+int main() {
+  scenario::TimedCalls calls;
+  add_semaphore(calls);
+  add_sockets(calls);
+  calls.start();
+
+  scenario::ready_and_wait();
+
+  calls.check();
+  return scenario::finish();
+}
