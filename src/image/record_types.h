@@ -46,6 +46,10 @@ enum class RecordType : std::uint32_t {
   kNamelessFile = 72,
   kSharedMemory = 73,
   kMemFd = 74,
+  kUnixSocket = 80,
+  kUnixLink = 81,
+  kInetSocket = 82,
+  kNetlink = 83,
 };
 
 // "type 70" or "type 70 (ignorable)", for messages.

@@ -13,12 +13,14 @@
 #include "resource/shared_memory/shared_memory.h"
 #include "resource/signal_fd/signal_fd.h"
 #include "resource/timer_fd/timer_fd.h"
+#include "resource/unix_socket/unix_socket.h"
 
 namespace stasis {
 
 // The first that claims a file has it.
 inline constexpr std::array kFileKinds = {
-    kMemFdKind, kPathFileKind, kExternalKind, kPipeEndKind, kEventFdKind, kTimerFdKind, kSignalFdKind, kEpollKind,
+    kMemFdKind,   kPathFileKind, kExternalKind, kPipeEndKind,    kEventFdKind,
+    kTimerFdKind, kSignalFdKind, kEpollKind,    kUnixSocketKind,
 };
 
 constexpr bool is_complete(const FileKind& kind) {

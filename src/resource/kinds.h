@@ -31,6 +31,7 @@ inline constexpr ObjType kNetlink = 47;
 inline constexpr ObjType kPipe = 128;          // the pipe behind its ends
 inline constexpr ObjType kSharedMemory = 129;  // shared anonymous memory, memfd contents, SysV segments
 inline constexpr ObjType kNamelessFile = 130;  // a file that no path leads to, with its contents
+inline constexpr ObjType kUnixLink = 131;      // two unix sockets that are connected
 }  // namespace kind
 
 }  // namespace stasis

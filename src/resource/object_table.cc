@@ -18,7 +18,7 @@ namespace {
 
 // The kinds that are not open files.
 constexpr std::array kOtherKinds = {
-    kMemoryOps, kFileTableOps, kFsOps, kSighandOps, kPipeOps, kSharedMemoryOps, kNamelessFileOps,
+    kMemoryOps, kFileTableOps, kFsOps, kSighandOps, kPipeOps, kSharedMemoryOps, kNamelessFileOps, kUnixLinkOps,
 };
 
 constexpr auto kObjectTable = [] {
@@ -46,7 +46,8 @@ constexpr auto kBorrowedTable = [] {
 constexpr auto kRecords =
     record_registry<TreeRecord, ProcessRecord, ThreadRecord, MemoryRecord, SighandRecord, FileTableRecord, FsRecord,
                     PathFileRecord, PipeRecord, PipeEndRecord, ExternalRecord, EventFdRecord, TimerFdRecord,
-                    SignalFdRecord, EpollRecord, NamelessFileRecord, SharedMemoryRecord, MemFdRecord>();
+                    SignalFdRecord, EpollRecord, NamelessFileRecord, SharedMemoryRecord, MemFdRecord, UnixSocketRecord,
+                    UnixLinkRecord>();
 
 }  // namespace
 

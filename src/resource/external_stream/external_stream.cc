@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "resource/checkpoint_context.h"
 #include "resource/pipe/pipe.h"
+#include "resource/unix_socket/unix_relations.h"
 
 namespace stasis {
 namespace {
@@ -62,11 +63,10 @@ bool is_outside_terminal(const OpenFile& file, const OpenFileTable& tree) {
   return terminal != Terminal::kPtySlave || !master_in_tree(file, tree);
 }
 
-bool peer_in_tree(const OpenFile& socket, const OpenFileTable& tree) {
-  if (!socket.peer_inode) return false;
-  return std::ranges::any_of(tree.files, [&](const auto& file) {
-    return S_ISSOCK(file->stat.st_mode) && file->stat.st_ino == *socket.peer_inode;
-  });
+// Connected to somebody outside of the tree? What is not a unix socket can't be asked here, and counts as being so.
+bool leads_outside(const OpenFile& socket, const OpenFileTable& tree) {
+  if (!socket.unix_socket) return true;
+  return find_unix_relation(socket, tree).outside;
 }
 
 }  // namespace
@@ -74,7 +74,7 @@ bool peer_in_tree(const OpenFile& socket, const OpenFileTable& tree) {
 bool claims_external(const OpenFile& file, const OpenFileTable& tree) {
   if (file.is_path_only()) return false;
   if (S_ISFIFO(file.stat.st_mode)) return find_pipe_peer(file, tree) == PipePeer::kOutside;
-  if (S_ISSOCK(file.stat.st_mode)) return file.is_standard_stream() && !peer_in_tree(file, tree);
+  if (S_ISSOCK(file.stat.st_mode)) return file.is_standard_stream() && leads_outside(file, tree);
   return is_outside_terminal(file, tree);
 }
 

@@ -3,12 +3,15 @@
 
 #include <fmt/core.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <tuple>
 
 #include "kernel/kcmp.h"
 #include "kernel/pidfd.h"
+#include "kernel/socket_queue.h"
 #include "kernel/unix_diag.h"
 #include "resource/open_file/mapped_files.h"
 
@@ -121,7 +124,6 @@ OpenFileTable build_table(std::span<const ProcessHandle> processes, std::vector<
     file_of[i]->holders.push_back({d.process->proc->pid(), d.fd, close_on_exec});
     table.descriptors[d.process_index].slots.push_back({d.fd, close_on_exec, file_of[i], std::move(own_locks)});
   }
-  join_inodes(table);
   return table;
 }
 
@@ -143,9 +145,15 @@ Result<void> look_outside(OpenFileTable& table, std::span<const ProcessHandle> p
   if (known != nullptr) table.outside = *known;
   std::set<std::string> links;
   for (const auto& file : table.files) {
-    // What an outsider could share with the tree without a path: a pipe, a deleted file, a memfd.
+    // What an outsider could share with the tree without a path: a pipe, a deleted file, a memfd, a unix socket.
     const bool shareable = S_ISFIFO(file->stat.st_mode) || (S_ISREG(file->stat.st_mode) && file->stat.st_nlink == 0);
-    if (shareable && !file->is_path_only() && !table.outside.covers(file->link)) links.insert(file->link);
+    if ((shareable || file->unix_socket) && !file->is_path_only() && !table.outside.covers(file->link)) {
+      links.insert(file->link);
+    }
+    // Who has the far end of a socket that leads out of the tree.
+    if (file->peer_inode.value_or(0) == 0 || table.find_socket(*file->peer_inode) != nullptr) continue;
+    const std::string peer = fmt::format("socket:[{}]", *file->peer_inode);
+    if (!table.outside.covers(peer)) links.insert(peer);
   }
   if (links.empty()) return {};
   std::vector<HostPid> tree;
@@ -153,12 +161,69 @@ Result<void> look_outside(OpenFileTable& table, std::span<const ProcessHandle> p
   return table.outside.scan(tree, links);
 }
 
-Result<void> find_peers(OpenFileTable& table) {
+// `stasis check` and a kernel without socket diagnosis: it stays unknown, and kinds treat the socket as being outside.
+void look_at_socket(OpenFile& file) {
+  if (!S_ISSOCK(file.stat.st_mode) || file.is_path_only()) return;
+  auto state = kernel::unix_socket_state(file.stat.st_ino);
+  if (!state || !*state) return;
+  file.unix_socket = *std::move(*state);
+  file.peer_inode = file.unix_socket->peer;
+}
+
+// The open file behind a descriptor that was received from a queue: one of the table, or a new one.
+Result<OpenFile*> find_in_flight(OpenFileTable& table, const kernel::ProcDir& self, const OpenFile& carrier,
+                                 UniqueFd received) {
+  const ProcessHandle handle{.proc = &self, .pidfd = nullptr};
+  Descriptor d = STASIS_TRY(look_at(handle, 0, received.get()));
+  d.info.flags &= ~unsigned{O_CLOEXEC};
   for (const auto& file : table.files) {
-    if (!S_ISSOCK(file->stat.st_mode) || file->is_path_only()) continue;
-    // Without the kernel's socket diagnosis the peer stays unknown; kinds then treat it as being outside.
-    const auto state = kernel::unix_socket_state(file->stat.st_ino);
-    if (state && *state) file->peer_inode = (*state)->peer;
+    if (FileId{file->stat.st_dev, file->stat.st_ino} != d.id() || file->info.flags != d.info.flags) continue;
+    const std::array<kernel::FileSlot, 2> slots = {kernel::FileSlot{file->pid(), file->fd()},
+                                                   kernel::FileSlot{self.pid(), received.get()}};
+    if (STASIS_TRY(kernel::group_open_files(slots))[1] == 0) return file.get();
+  }
+  std::erase_if(d.info.locks, [](const kernel::FileLock& lock) { return lock.kind == kernel::LockKind::kPosix; });
+  auto file = std::make_unique<OpenFile>();
+  file->link = std::move(d.link);
+  file->stat = d.stat;
+  file->info = std::move(d.info);
+  file->holders.push_back({self.pid(), received.get(), false});
+  file->held = std::move(received);
+  file->carrier = &carrier;
+  look_at_socket(*file);
+  table.files.push_back(std::move(file));
+  return table.files.back().get();
+}
+
+bool has_readable_queue(const OpenFile& file) {
+  constexpr int kListen = 10;  // TCP_LISTEN
+  constexpr int kClosed = 7;   // TCP_CLOSE
+  if (!file.held || !file.unix_socket || file.unix_socket->state == kListen) return false;
+  return file.unix_socket->type == SOCK_DGRAM || file.unix_socket->state != kClosed;
+}
+
+// Queues of unix sockets, and the files that lie in them, which may be sockets with queues.
+Result<void> look_into_queues(OpenFileTable& table) {
+  std::optional<kernel::ProcDir> self;
+  for (std::size_t i = 0; i < table.files.size(); ++i) {
+    OpenFile& file = *table.files[i];
+    if (!has_readable_queue(file)) continue;
+    auto messages = kernel::peek_queue(file.held.get());
+    if (!messages) {
+      file.unreadable = std::move(messages).error();
+      continue;
+    }
+    for (kernel::QueuedMessage& message : *messages) {
+      SocketMessage kept{.bytes = std::move(message.bytes),
+                         .files = {},
+                         .credentials = message.credentials,
+                         .sender = std::move(message.sender)};
+      if (!self && !message.files.empty()) self = STASIS_TRY(kernel::ProcDir::open(HostPid(::getpid())));
+      for (UniqueFd& received : message.files) {
+        kept.files.push_back(STASIS_TRY(find_in_flight(table, *self, file, std::move(received))));
+      }
+      file.queue.push_back(std::move(kept));
+    }
   }
   return {};
 }
@@ -184,7 +249,9 @@ Result<OpenFileTable> gather_open_files(std::span<const ProcessHandle> processes
     if (const auto tty = STASIS_TRY(process.proc->stat()).tty_nr; tty != 0)
       table.terminals.insert(decode_terminal(tty));
   }
-  STASIS_TRY(find_peers(table));
+  for (const auto& file : table.files) look_at_socket(*file);
+  STASIS_TRY(look_into_queues(table));
+  join_inodes(table);
   STASIS_TRY(look_outside(table, processes, outside));
   STASIS_TRY(look_for_outside_mappings(table, processes));
   return table;

@@ -11,6 +11,21 @@ namespace stasis {
 
 int OpenFile::lowest_number() const { return std::ranges::min_element(holders, {}, &FileHolder::fd)->fd; }
 
+Obstacle OpenFile::obstacle(Errc code, std::string why, std::string help) const {
+  const OpenFile* holder = this;
+  std::string object = link;
+  while (holder->carrier != nullptr) {
+    holder = holder->carrier;
+    object += " in flight in " + holder->link;
+  }
+  return {.code = code,
+          .pid = holder->pid(),
+          .fd = holder->fd(),
+          .object = std::move(object),
+          .why = std::move(why),
+          .help = std::move(help)};
+}
+
 bool OpenInode::has_reader() const {
   return std::ranges::any_of(files, [](const OpenFile* file) { return file->reads(); });
 }
@@ -26,6 +41,14 @@ bool OpenFileTable::tree_writes(const OpenFile& file) const {
 OpenInode* OpenFileTable::find_mapped(HostPid process, std::uint64_t start) const {
   const auto found = mappings.find({process, start});
   return found == mappings.end() ? nullptr : found->second;
+}
+
+OpenFile* OpenFileTable::find_socket(std::uint64_t inode) const {
+  if (inode == 0) return nullptr;
+  const auto found = std::ranges::find_if(files, [&](const auto& file) {
+    return file->stat.st_ino == inode && S_ISSOCK(file->stat.st_mode) && !file->is_path_only();
+  });
+  return found == files.end() ? nullptr : found->get();
 }
 
 Obstacles collect_obstacles(const OpenFileTable& table, const CheckpointPolicy& policy) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <compare>
@@ -18,6 +19,7 @@
 #include "base/ids.h"
 #include "base/unique_fd.h"
 #include "kernel/proc_fdinfo.h"
+#include "kernel/unix_diag.h"
 #include "resource/obstacle.h"
 #include "resource/open_file/outside.h"
 #include "stasis/objhash.h"
@@ -35,15 +37,31 @@ struct FileHolder {
   bool close_on_exec = false;
 };
 
+struct OpenFile;
+
+// One message that lies unread in a unix socket.
+struct SocketMessage {
+  std::vector<std::byte> bytes;
+  std::vector<OpenFile*> files;  // in flight (SCM_RIGHTS)
+  std::optional<ucred> credentials;
+  std::string sender;  // name of the socket that sent it
+};
+
 // One open file description. Lives as long as the checkpoint; its address is its key in the object hash.
 struct OpenFile {
-  std::vector<FileHolder> holders;  // at least one; those that share it by dup, fork or SCM_RIGHTS
-  std::string link;                 // what /proc/PID/fd/N says
+  // At least one; those that share it by dup, fork or SCM_RIGHTS. Of a file that is only in flight: we ourselves, by
+  // our duplicate.
+  std::vector<FileHolder> holders;
+  std::string link;  // what /proc/PID/fd/N says
   struct ::stat stat{};
   kernel::FdInfo info;  // offset, flags, locks of the description, and the kind's own lines
   UniqueFd held;        // our duplicate (pidfd_getfd); empty in `stasis check`, which takes none
   OpenInode* inode = nullptr;
   std::optional<std::uint64_t> peer_inode;  // of a connected unix socket
+  std::optional<kernel::UnixSocketState> unix_socket;
+  std::vector<SocketMessage> queue;   // of a unix socket; unread messages, where we hold a duplicate
+  std::optional<Error> unreadable;    // why the queue is not known
+  const OpenFile* carrier = nullptr;  // the socket in whose queue it lies, if no process of the tree has it
 
   HostPid pid() const { return holders.front().pid; }
   int fd() const { return holders.front().fd; }
@@ -55,9 +73,7 @@ struct OpenFile {
   int lowest_number() const;
   // Is it somebody's descriptor 0, 1 or 2?
   bool is_standard_stream() const { return lowest_number() <= 2; }
-  Obstacle obstacle(Errc code, std::string why, std::string help = {}) const {
-    return {.code = code, .pid = pid(), .fd = fd(), .object = link, .why = std::move(why), .help = std::move(help)};
-  }
+  Obstacle obstacle(Errc code, std::string why, std::string help = {}) const;
 };
 
 struct FileId {
@@ -118,6 +134,8 @@ struct OpenFileTable {
   bool tree_writes(const OpenFile& file) const;
   // The file behind a mapping; null if a path leads to it, or if it is no file.
   OpenInode* find_mapped(HostPid pid, std::uint64_t start) const;
+  // The socket with that inode number, if the tree has it.
+  OpenFile* find_socket(std::uint64_t inode) const;
 };
 
 // One row of the table of file kinds.
