@@ -88,13 +88,12 @@ class RoundTrip {
     if (restored_) restored_->clear();
   }
   // Saves the open files behind these descriptors of the test itself; `refs` gets their objrefs.
-  Result<void> save(std::initializer_list<int> fds) {
+  Result<void> save(std::initializer_list<int> fds, const CheckpointPolicy& policy = {}) {
     const OpenFileTable table = gather_own_files();
     ImageWriter writer = STASIS_TRY(ImageWriter::create(dir_ / "image", {.durability = Durability::kFast}));
     STASIS_TRY(writer.write(sample::environment()));
     ObjHash objects(object_table(ObjectUse::kCheckpoint));
     DeferQueue deferred, contents;
-    const CheckpointPolicy policy;
     const Patience patience(std::chrono::seconds(60), nullptr);
     CheckpointContext context{writer, objects, deferred, contents, table, policy, patience};
     for (const int fd : fds) {

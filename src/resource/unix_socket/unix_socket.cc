@@ -87,16 +87,25 @@ std::optional<Obstacle> unix_socket_obstacle(const OpenFile& file, const OpenFil
 
 namespace {
 
-// A process's id as the tree itself sees it; unchanged where the process is gone.
-std::int32_t image_pid(std::int32_t pid) {
-  if (pid <= 0) return 0;
-  const auto proc = kernel::ProcDir::open(HostPid(pid));
+std::vector<std::int32_t> ids_of(HostPid pid) {
+  const auto proc = kernel::ProcDir::open(pid);
   const auto status = proc ? proc->status() : Result<kernel::ProcStatus>(proc.error());
-  return status && !status->ns_tgid.empty() ? status->ns_tgid.back() : pid;
+  return status ? status->ns_tgid : std::vector<std::int32_t>();
 }
 
-UnixCredentialsRecord to_record(const ucred& credentials) {
-  return {.pid = image_pid(credentials.pid), .uid = credentials.uid, .gid = credentials.gid};
+// A process's id as the tree itself sees it. One that is gone has an id of ours only: where the tree has a pid
+// namespace of its own, the process that has the socket stands for it (a link that Stasis made there had a maker that
+// is gone).
+UnixCredentialsRecord to_record(const ucred& credentials, const OpenFile* socket) {
+  UnixCredentialsRecord record{.pid = credentials.pid, .uid = credentials.uid, .gid = credentials.gid};
+  if (credentials.pid <= 0) return record;
+  auto ids = ids_of(HostPid(credentials.pid));
+  if (ids.empty() && socket != nullptr) {
+    ids = ids_of(socket->pid());
+    if (ids.size() == 1) return record;
+  }
+  if (!ids.empty()) record.pid = ids.back();
+  return record;
 }
 
 Result<InFlightRecord> save_in_flight(OpenFile& file, void* context) {
@@ -133,7 +142,7 @@ Result<std::vector<UnixMessageRecord>> save_queue(const OpenFile& file, const Un
     for (OpenFile* const in_flight : message.files) {
       record.files.push_back(STASIS_TRY(save_in_flight(*in_flight, context)));
     }
-    if (message.credentials) record.credentials = to_record(*message.credentials);
+    if (message.credentials) record.credentials = to_record(*message.credentials, relation.peer);
     OpenFile* const sender = relation.role == UnixRole::kLinked ? nullptr : find_sender(message.sender, ctx.files);
     if (sender != nullptr) {
       record.sender = STASIS_TRY(ctx.objects.checkpoint_obj(context, sender, kind::kUnixSocket));
@@ -287,15 +296,16 @@ Result<void> checkpoint_unix_link(void* context, ObjRef ref, void* object) {
     (first ? record.name0 : record.name1) = STASIS_TRY(kernel::unix_name_of(file.held.get()));
     (first ? record.name1 : record.name0) = STASIS_TRY(kernel::unix_peer_name_of(file.held.get()));
   }
-  const auto credentials_of_peer = [](const OpenFile& socket) -> std::optional<UnixCredentialsRecord> {
+  const auto credentials_of_peer = [](const OpenFile& socket,
+                                      const OpenFile* peer) -> std::optional<UnixCredentialsRecord> {
     ucred credentials{};
     socklen_t length = sizeof credentials;
     if (::getsockopt(socket.held.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) return std::nullopt;
-    return to_record(credentials);
+    return to_record(credentials, peer);
   };
-  (first ? record.credentials1 : record.credentials0) = credentials_of_peer(file);
+  (first ? record.credentials1 : record.credentials0) = credentials_of_peer(file, relation.peer);
   if (relation.peer != nullptr) {
-    (first ? record.credentials0 : record.credentials1) = credentials_of_peer(*relation.peer);
+    (first ? record.credentials0 : record.credentials1) = credentials_of_peer(*relation.peer, &file);
   }
   return ctx.write_object(ref, kind::kUnixLink, record);
 }
