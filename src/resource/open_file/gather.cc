@@ -242,6 +242,9 @@ Result<OpenFileTable> gather_open_files(std::span<const ProcessHandle> processes
   const std::vector<std::size_t> first_of = STASIS_TRY(tell_apart(all));
   OpenFileTable table = build_table(processes, all, first_of);
   if (hold == Hold::kTake) STASIS_TRY(take_duplicates(table, processes));
+  for (const auto& file : table.files) look_at_socket(*file);
+  STASIS_TRY(look_into_queues(table));
+  join_inodes(table);
   for (const ProcessHandle& process : processes) {
     if (process.vmas != nullptr) STASIS_TRY(gather_mapped_files(table, *process.proc, *process.vmas, hold));
   }
@@ -249,9 +252,6 @@ Result<OpenFileTable> gather_open_files(std::span<const ProcessHandle> processes
     if (const auto tty = STASIS_TRY(process.proc->stat()).tty_nr; tty != 0)
       table.terminals.insert(decode_terminal(tty));
   }
-  for (const auto& file : table.files) look_at_socket(*file);
-  STASIS_TRY(look_into_queues(table));
-  join_inodes(table);
   STASIS_TRY(look_outside(table, processes, outside));
   STASIS_TRY(look_for_outside_mappings(table, processes));
   return table;
