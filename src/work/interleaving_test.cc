@@ -80,33 +80,43 @@ const char* name_of(Call call) {
 
 class Interleaving : public testing::TestWithParam<std::tuple<Call, State>> {
  protected:
-  // Books what the call says it added or took away.
-  void make(Call call) {
+  // By how many the call says it changed the number of instances.
+  int make(Call call) {
     switch (call) {
       case Call::kQueue:
-        instances_ += worker_->queue(work_) ? 1 : 0;
-        return;
+        return worker_->queue(work_) ? 1 : 0;
       case Call::kQueueDelayed:
-        instances_ += worker_->queue_delayed(work_, 1h) ? 1 : 0;
-        return;
+        return worker_->queue_delayed(work_, 1h) ? 1 : 0;
       case Call::kModDelayed:
-        return book_moved(worker_->mod_delayed(work_, 1h));
+        return moved(worker_->mod_delayed(work_, 1h));
       case Call::kModDelayedZero:
-        return book_moved(worker_->mod_delayed(work_, 0h));
+        return moved(worker_->mod_delayed(work_, 0h));
       case Call::kCancel:
-        instances_ -= worker_->cancel(work_) ? 1 : 0;
-        return;
+        return worker_->cancel(work_) ? -1 : 0;
       case Call::kDisable:
-        instances_ -= worker_->disable(work_) ? 1 : 0;
-        refused_ += worker_->enable(work_).refused() ? 1 : 0;
+        break;
     }
+    const int taken = worker_->disable(work_) ? -1 : 0;
+    refused_ += worker_->enable(work_).refused() ? 1 : 0;
+    return taken;
   }
-  void book_moved(Outcome moved) { instances_ += !moved && !moved.refused() ? 1 : 0; }
+  static int moved(Outcome outcome) { return !outcome && !outcome.refused() ? 1 : 0; }
+
+  // A failed trial must not hang.
+  struct Release {
+    Worker& worker;
+    ProbeWork& blocker;
+    ProbeWork& last;
+    ~Release() {
+      blocker.leave.open();
+      (void)worker.cancel_sync(last);
+      (void)worker.flush();
+    }
+  };
 
   ManualClock clock_;
   std::unique_ptr<Worker> worker_ = std::move(Worker::create({.clock = &clock_}).value());
   ProbeWork work_;
-  int instances_ = 0;
   int refused_ = 0;
 };
 
@@ -120,23 +130,28 @@ TEST_P(Interleaving, WithQueueIsInOrderAtEveryInstruction) {
     ProbeWork blocker;
     ProbeWork last;
     blocker.held = true;
-    instances_ = 0;
+    const Release release{*worker_, blocker, last};
     const int runs = work_.runs;
     ASSERT_TRUE(worker_->queue(blocker));
     blocker.await_starts(1);
-    if (state == State::kArmed) make(Call::kQueueDelayed);
-    if (state == State::kQueued) make(Call::kQueue);
+    int instances = 0;
+    if (state == State::kArmed) instances += make(Call::kQueueDelayed);
+    if (state == State::kQueued) instances += make(Call::kQueue);
 
-    came = stepper.run([this, its_call = call] { make(its_call); }, trials, [this] { make(Call::kQueue); });
+    int by_call = 0;
+    int by_intruder = 0;
+    came = stepper.run([&, its_call = call] { by_call = make(its_call); }, trials,
+                       [&] { by_intruder = make(Call::kQueue); });
 
-    ASSERT_TRUE(instances_ == 0 || instances_ == 1) << instances_;
-    ASSERT_EQ(work_.pending(), instances_ == 1);
+    instances += by_call + by_intruder;
+    ASSERT_TRUE(instances == 0 || instances == 1) << instances;
+    ASSERT_EQ(work_.pending(), instances == 1);
     ASSERT_TRUE(worker_->queue(last));
-    if (trials % 2 == 0) make(Call::kCancel);
+    if (trials % 2 == 0) instances += make(Call::kCancel);
     blocker.leave.open();
     (void)worker_->flush_work(work_);  // an armed one runs now
     (void)worker_->flush();
-    ASSERT_EQ(work_.runs - runs, instances_);
+    ASSERT_EQ(work_.runs - runs, instances);
     ASSERT_FALSE(work_.pending());
     ASSERT_EQ(last.runs, 1);
   }

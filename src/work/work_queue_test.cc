@@ -99,20 +99,6 @@ TEST_P(AnyQueue, TimersFollowTheClock) {
   EXPECT_TRUE(posted);
 }
 
-TEST_P(AnyQueue, ATimerFiresWhileAnotherWorkBlocks) {
-  if (GetParam() == QueueKind::kOrdered) GTEST_SKIP() << "one at a time is the point there";
-  ManualClock clock;
-  const auto queue = make_queue({.kind = GetParam(), .clock = &clock});
-  ProbeWork timer;
-  ProbeWork blocker([&](ProbeWork&) { timer.await_starts(1); });
-  ASSERT_TRUE(queue->queue_delayed(timer, 10ms));
-  ASSERT_TRUE(queue->queue(blocker));
-  blocker.await_starts(1);
-  clock.advance(10ms);
-  (void)queue->flush();
-  EXPECT_EQ(timer.runs, 1);
-}
-
 TEST_P(AnyQueue, AWorkThatFreesItselfIsNotTouchedAgain) {
   struct Selfless : DelayedWork {
     explicit Selfless(std::atomic<int>& its_runs) : DelayedWork(method<&Selfless::run>), runs(its_runs) {}
@@ -232,6 +218,19 @@ TEST_P(ConcurrentQueue, AWorkThatSleepsLetsTheNextStart) {
   ASSERT_TRUE(queue->queue_on(cpu, second));
   (void)queue->flush();
   EXPECT_EQ(first.runs + second.runs, 2);
+}
+
+TEST_P(ConcurrentQueue, ATimerFiresWhileAnotherWorkBlocks) {
+  ManualClock clock;
+  const auto queue = make_queue({.kind = GetParam(), .clock = &clock});
+  ProbeWork timer;
+  ProbeWork blocker([&](ProbeWork&) { timer.await_starts(1); });
+  ASSERT_TRUE(queue->queue_delayed(timer, 10ms));
+  ASSERT_TRUE(queue->queue(blocker));
+  blocker.await_starts(1);
+  clock.advance(10ms);
+  (void)queue->flush();
+  EXPECT_EQ(timer.runs, 1);
 }
 
 TEST_P(ConcurrentQueue, ScopedBlockingLetsTheNextStart) {
