@@ -6,17 +6,18 @@ PREFIX ?= /usr/local
 CMAKE_FLAGS ?=
 PYTHON ?= /usr/bin/python3
 
-.PHONY: all build demo test test-all check bench install asan tsan fuzz clean help
+.PHONY: all build demo test test-all check bench install asan tsan sanitize fuzz clean help
 all: build
 
 help:
 	@echo 'make            build build/stasis'
 	@echo 'make demo       checkpoint, kill and restart a running python3 program'
 	@echo 'make test       build and run the tests (under 10 minutes)'
-	@echo 'make test-all   the long tests as well'
+	@echo 'make test-all   the long tests as well, and make sanitize'
 	@echo 'make check      format, lint, layers, self-contained headers, licence lines (ALL=1: lint every file anew)'
 	@echo 'make bench      measure'
 	@echo 'make asan tsan  unit tests under the sanitizers'
+	@echo 'make sanitize   of these, the deferred-work library and its minute of stress'
 	@echo 'make install    into PREFIX (/usr/local), DESTDIR is honoured'
 
 # setup(groups), configure(preset, flags)
@@ -40,6 +41,7 @@ test: build
 test-all: build
 	@$(call setup,test)
 	ctest --test-dir build --output-on-failure --parallel $(JOBS) --timeout 3600
+	$(MAKE) sanitize
 
 check:
 	@$(call setup,build check)
@@ -48,6 +50,7 @@ check:
 
 bench:
 	@$(call setup,build bench)
+	@$(call setup,--optional peers)
 	@cmake --preset release -B build-bench $(ccache) -DSTASIS_BUILD_BENCH=ON -DSTASIS_BUILD_TESTS=OFF -DSTASIS_BUILD_FUZZ=OFF $(CMAKE_FLAGS) >/dev/null
 	cmake --build build-bench --parallel $(JOBS)
 	bench/run build-bench
@@ -60,6 +63,15 @@ asan tsan:
 	@$(call configure,$@)
 	cmake --build build-$@ --parallel $(JOBS)
 	ctest --test-dir build-$@ -L 'unit|image|stress|fuzz' --output-on-failure --parallel $(JOBS) --timeout 600
+
+# What doc/deferred-work.md says of the sanitizers: every cell of the contract, every known mistake, stress of 5 s and 60 s.
+parts = unit_collections unit_work stress_work
+sanitize:
+	@$(call setup,build test)
+	@for s in asan tsan; do \
+	  $(call configure,$$s) && cmake --build build-$$s --parallel $(JOBS) --target $(parts) && \
+	  ctest --test-dir build-$$s -R '^(unit_collections|unit_work|stress_work(_long)?)$$' --output-on-failure || exit 1; \
+	done
 
 clean:
 	rm -rf build build-*
