@@ -27,6 +27,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -131,6 +132,13 @@ class ObjHash {
   template <class T>
   Result<T*> fetch(ObjRef ref, ObjType type) const {
     return static_cast<T*>(STASIS_TRY(fetch(ref, type)));
+  }
+
+  // The object of an objref, whatever its type.
+  std::optional<Entry> find(ObjRef ref) const {
+    const Object* const object = find_object(ref);
+    if (object == nullptr) return std::nullopt;
+    return Entry{.ref = ref, .type = object->type, .key = object->key};
   }
 
   // Sets an objref aside that lookup_add will not give out, for a later insert (or for nothing). Error: kOverflow.

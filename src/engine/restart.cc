@@ -139,16 +139,16 @@ Result<void> Restart::fill_memory() {
   };
   while (const auto chunk = STASIS_TRY(image_.next_chunk(pages))) {
     STASIS_TRY(patience_.check());
-    const auto object = context_.contents.find(chunk->object);
-    if (object != context_.contents.end()) {
-      STASIS_TRY(object->second->fill(chunk->runs, pages));
-      continue;
-    }
     std::size_t owner = at;
     while (owner < processes_.size() && processes_.process(owner).record().memory != chunk->object) ++owner;
     if (owner == processes_.size()) {
-      return Error(Errc::kBadImage,
-                   fmt::format("pages of object {}, which has none (any more)", chunk->object.value()));
+      const auto object = objects_.find(chunk->object);
+      if (!object || object->object() == nullptr) {
+        return Error(Errc::kBadImage,
+                     fmt::format("pages of object {}, which has none (any more)", chunk->object.value()));
+      }
+      STASIS_TRY(static_cast<RestoredObject*>(object->object())->fill(chunk->runs, pages));
+      continue;
     }
     while (at < owner) STASIS_TRY(step());
     STASIS_TRY(processes_.write_pages(at, chunk->runs, pages));

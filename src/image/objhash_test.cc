@@ -143,6 +143,21 @@ TEST_F(ObjHashTest, BothKeysAreSearchableWhicheverWayAnObjectCameIn) {
   }
 }
 
+TEST_F(ObjHashTest, FindTellsTheTypeToo) {
+  Thing& near = make(1);
+  Thing& far = make(2);
+  ASSERT_TRUE(hash.insert(&near, ObjRef(3), kThing));
+  ASSERT_TRUE(hash.insert(&far, ObjRef(2'000'000'000), kOther));
+  for (const auto& [thing, ref, type] : {std::tuple{&near, 3, kThing}, {&far, 2'000'000'000, kOther}}) {
+    const auto found = hash.find(ObjRef(ref));
+    ASSERT_TRUE(found);
+    EXPECT_EQ(found->object(), thing);
+    EXPECT_EQ(found->ref, ObjRef(ref));
+    EXPECT_EQ(found->type, type);
+  }
+  for (const int none : {-1, 0, 1, 1'999'999'999}) EXPECT_FALSE(hash.find(ObjRef(none))) << none;
+}
+
 TEST_F(ObjHashTest, NumbersAreKeysToo) {
   for (const std::uint64_t key : {std::uint64_t{0}, std::uint64_t{1}, ~std::uint64_t{0}, std::uint64_t{1} << 63}) {
     EXPECT_TRUE(hash.lookup_add(key, kBare)->first) << key;

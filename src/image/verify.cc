@@ -7,10 +7,10 @@
 #include <atomic>
 #include <mutex>
 #include <optional>
-#include <thread>
 #include <vector>
 
 #include "image/format.h"
+#include "stasis/work_queue.h"
 
 namespace stasis {
 namespace {
@@ -54,6 +54,7 @@ unsigned usable_cpus() {
 
 Result<void> verify_chunks(const ImageReader& reader, unsigned threads) {
   const std::size_t count = reader.chunks().size();
+  const auto others = static_cast<unsigned>(std::min<std::size_t>(threads, count == 0 ? 1 : count)) - 1;
   std::atomic<std::size_t> next = 0;
   std::mutex mutex;
   std::optional<Error> error;
@@ -68,9 +69,14 @@ Result<void> verify_chunks(const ImageReader& reader, unsigned threads) {
       }
     }
   };
-  {
-    std::vector<std::jthread> others;
-    for (unsigned i = 1; i < std::min<std::size_t>(threads, count); ++i) others.emplace_back(work);
+  if (others > 0) {
+    const auto queue =
+        STASIS_TRY(WorkQueue::create({.name = "stasis-verify", .kind = QueueKind::kUnbound, .max_active = others}));
+    // A refused one is missed only for its speed.
+    for (unsigned i = 0; i < others; ++i) (void)queue->post(work);
+    work();
+    (void)queue->flush();
+  } else {
     work();
   }
   if (error) return std::move(*error);

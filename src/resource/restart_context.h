@@ -23,7 +23,7 @@ namespace stasis {
 // (A checkpoint's hash only borrows; see object_table.h.)
 struct RestoredObject {
   virtual ~RestoredObject() = default;
-  // Takes a chunk of the image that belongs to this object. Only objects in RestartContext::contents are given any.
+  // Takes a chunk of the image that belongs to this object. Error: kBadImage; it has no contents.
   virtual Result<void> fill(std::span<const PageRun> runs, std::span<const std::byte> pages);
   static void drop(void* object, LastRef) { delete static_cast<RestoredObject*>(object); }
 };
@@ -76,7 +76,6 @@ struct RestartContext {
   const Patience& patience;
   int parking_base = 0;  // descriptors of the coordinator lie at or above: no number of the tree is taken
   ImageOwner owner;      // with whose rights paths from the image are opened
-  std::map<ObjRef, RestoredObject*> contents;  // objects that have chunks; they live in `objects`
   std::set<int> inherited;                     // numbers of policy.inherit_fds that were found in the tree
 
   static RestartContext& of(void* context) { return *static_cast<RestartContext*>(context); }

@@ -7,13 +7,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <map>
-#include <system_error>
-#include <thread>
 
 #include "kernel/kcmp.h"
 #include "resource/checkpoint_context.h"
 #include "resource/file_kinds.h"
 #include "resource/open_file/anonymous_file.h"
+#include "stasis/worker.h"
 
 namespace stasis {
 namespace {
@@ -204,11 +203,9 @@ Result<void> fill_later(int epoll, const EpollRecord& record, const ObjHash& obj
   }
   if (watches.empty()) return {};
   Result<void> filled;
-  try {
-    std::thread([&] { filled = fill_set(epoll, std::move(watches)); }).join();
-  } catch (const std::system_error& error) {
-    return Error(Errc::kSystem, fmt::format("start a thread: {}", error.what()));
-  }
+  const auto worker = STASIS_TRY(Worker::create({.name = "stasis-epoll"}));
+  STASIS_TRY(worker->post([&] { filled = fill_set(epoll, std::move(watches)); }).result());
+  (void)worker->flush();
   return filled;
 }
 

@@ -177,7 +177,7 @@ Result<void> finish(const NamelessFileRecord& record, const RestartContext& ctx,
 
 }  // namespace
 
-Result<void*> restore_nameless_file(void* context, ObjRef ref) {
+Result<void*> restore_nameless_file(void* context, ObjRef) {
   RestartContext& ctx = RestartContext::of(context);
   auto file = std::make_unique<RestoredNamelessFile>();
   file->record = STASIS_TRY(ctx.image.read<NamelessFileRecord>());
@@ -192,7 +192,6 @@ Result<void*> restore_nameless_file(void* context, ObjRef ref) {
   }
   UniqueFd own = STASIS_TRY(ctx.park_duplicate(file->fd.get()));
   STASIS_TRY(ctx.deferred.add([&ctx, record, own = std::move(own)] { return finish(record, ctx, own.get()); }));
-  ctx.contents[ref] = file.get();
   return to_object(std::move(file));
 }
 

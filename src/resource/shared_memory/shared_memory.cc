@@ -163,7 +163,7 @@ bool is_possible(const SharedMemoryRecord& record) {
 
 }  // namespace
 
-Result<void*> restore_shared_memory(void* context, ObjRef ref) {
+Result<void*> restore_shared_memory(void* context, ObjRef) {
   RestartContext& ctx = RestartContext::of(context);
   const SharedMemoryRecord record = STASIS_TRY(ctx.image.read<SharedMemoryRecord>());
   if (!is_possible(record)) return Error(Errc::kBadImage, "shared memory of an impossible kind");
@@ -183,7 +183,6 @@ Result<void*> restore_shared_memory(void* context, ObjRef ref) {
     UniqueFd own = STASIS_TRY(ctx.park_duplicate(memory->fd.get()));
     STASIS_TRY(ctx.deferred.add([&ctx, record, own = std::move(own)] { return finish(record, ctx, own.get()); }));
   }
-  ctx.contents[ref] = memory.get();
   return to_object(std::move(memory));
 }
 

@@ -129,7 +129,9 @@ class RoundTrip {
     STASIS_TRY(image_->peek_type());
     std::vector<std::byte> pages;
     while (const auto chunk = STASIS_TRY(image_->next_chunk(pages))) {
-      STASIS_TRY(context.contents.at(chunk->object)->fill(chunk->runs, pages));
+      const auto object = restored_->find(chunk->object);
+      if (!object) return Error(Errc::kNotFound, "contents of an object that is not there");
+      STASIS_TRY(static_cast<RestoredObject*>(object->object())->fill(chunk->runs, pages));
     }
     STASIS_TRY(deferred_.run());
     undo_.dismiss();
