@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <bit>
 #include <new>
+#include <numeric>
+#include <ranges>
+#include <span>
 #include <utility>
 
 namespace stasis::detail {
@@ -12,6 +15,9 @@ namespace {
 constexpr std::size_t kPrefetch = 12;       // timers fetched ahead: about one miss of DRAM over the work per timer
 constexpr std::size_t kKeepCapacity = 256;  // entries of an emptied bucket that stay allocated
 constexpr std::uint32_t kFewHoles = 32;
+constexpr std::size_t kRadixAbove = 512;  // entries from which on sorting by digits pays
+constexpr unsigned kDigitBits = 9;
+constexpr unsigned kMaxDigits = 5;
 constexpr std::size_t kSpreadAbove = 4;  // a coarse bucket with fewer entries is cheaper to look through again
 
 void append(TimerWheel::Chain& chain, TimerNode& timer) noexcept {
@@ -43,6 +49,32 @@ TimerWheel::Chain merge(const TimerWheel::Chain& a, const TimerWheel::Chain& b) 
   const TimerWheel::Chain& rest = one.first != nullptr ? one : other;
   merged.last->next = rest.first;
   return {.first = merged.first, .last = rest.last, .count = a.count + b.count};
+}
+
+// Sorts by digits of the time, the lowest first; stable. False: not worth it, or no memory for it.
+template <class Entry>
+bool radix_sort(std::span<Entry> entries) noexcept {
+  if (entries.size() < kRadixAbove) return false;
+  const auto [least, most] = std::ranges::minmax(entries | std::views::transform(&Entry::expiry));
+  const auto digits =
+      (static_cast<unsigned>(std::bit_width(static_cast<std::uint64_t>(most - least))) + kDigitBits - 1) / kDigitBits;
+  if (digits > kMaxDigits) return false;
+  const std::unique_ptr<Entry[]> room(new (std::nothrow) Entry[entries.size()]);
+  if (room == nullptr) return false;
+  std::span<Entry> from = entries;
+  std::span<Entry> to(room.get(), entries.size());
+  for (unsigned shift = 0; shift < digits * kDigitBits; shift += kDigitBits) {
+    const auto digit = [shift, base = least](const Entry& entry) {
+      return static_cast<std::uint64_t>(entry.expiry - base) >> shift & ((1U << kDigitBits) - 1);
+    };
+    std::array<std::size_t, 1U << kDigitBits> places{};
+    for (const Entry& entry : from) ++places[digit(entry)];
+    std::exclusive_scan(places.begin(), places.end(), places.begin(), std::size_t{0});
+    for (const Entry& entry : from) to[places[digit(entry)]++] = entry;
+    std::swap(from, to);
+  }
+  if (from.data() != entries.data()) std::ranges::copy(from, entries.begin());
+  return true;
 }
 
 }  // namespace
@@ -120,34 +152,44 @@ void TimerWheel::erase(TimerNode& timer) noexcept {
   }
 }
 
+// Puts the entries that are due to the front, sorted; those that are not stay behind them, in their order, with their
+// positions and the bucket's `earliest` corrected for when the front is erased. Returns how many are due.
+std::size_t TimerWheel::sort_due(Bucket& bucket, std::int64_t now) noexcept {
+  std::vector<Entry>& entries = bucket.entries;
+  std::erase_if(entries, [](const Entry& entry) { return entry.timer == nullptr; });
+  bucket.holes = 0;
+  bucket.earliest = kNever;
+  auto rest = entries.end();
+  if (!std::ranges::all_of(entries, [now](const Entry& entry) { return entry.expiry <= now; })) {
+    rest = std::stable_partition(entries.begin(), entries.end(),
+                                 [now](const Entry& entry) { return entry.expiry <= now; });
+  }
+  const std::span<Entry> due(entries.begin(), rest);
+  if (!std::ranges::is_sorted(due, {}, &Entry::expiry) && !radix_sort(due)) {
+    std::ranges::stable_sort(due, {}, &Entry::expiry);
+  }
+  for (auto entry = rest; entry != entries.end(); ++entry) {
+    entry->timer->position = static_cast<std::uint32_t>(entry - rest);
+    bucket.earliest = std::min(bucket.earliest, entry->expiry);
+  }
+  return due.size();
+}
+
 // Moves what is due in one bucket to the end of `due`, sorted; the rest stays, in order.
 void TimerWheel::take_due(Level& level, unsigned index, std::int64_t now, Chain& due) noexcept {
   Bucket& bucket = level.buckets[index];
   std::vector<Entry>& entries = bucket.entries;
   if (bucket.earliest > now) return;
-  // Holes count as due, to be rid of them.
-  const auto rest = std::stable_partition(entries.begin(), entries.end(), [now](const Entry& entry) {
-    return entry.timer == nullptr || entry.expiry <= now;
-  });
-  const auto earlier = [](const Entry& a, const Entry& b) { return a.expiry < b.expiry; };
-  if (!std::is_sorted(entries.begin(), rest, earlier)) std::stable_sort(entries.begin(), rest, earlier);
-  const auto count = static_cast<std::size_t>(rest - entries.begin());
+  const std::size_t count = sort_due(bucket, now);
   for (std::size_t i = 0; i < count; ++i) {
     if (i + kPrefetch < count) __builtin_prefetch(entries[i + kPrefetch].timer, 1);
-    if (entries[i].timer == nullptr) continue;
     append(due, *entries[i].timer);
-    --size_;
   }
+  size_ -= count;
   if (count == entries.size()) {
     vacate(level, index);
-    return;
-  }
-  entries.erase(entries.begin(), rest);
-  bucket.holes = 0;
-  bucket.earliest = kNever;
-  for (std::size_t i = 0; i < entries.size(); ++i) {
-    entries[i].timer->position = static_cast<std::uint32_t>(i);
-    bucket.earliest = std::min(bucket.earliest, entries[i].expiry);
+  } else {
+    entries.erase(entries.begin(), entries.begin() + static_cast<std::ptrdiff_t>(count));
   }
 }
 

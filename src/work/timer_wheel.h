@@ -80,6 +80,7 @@ class TimerWheel {
   bool place(TimerNode& timer, std::int64_t expiry) noexcept;
   void vacate(Level& level, unsigned index) noexcept;
   void compact(Bucket& bucket) noexcept;
+  static std::size_t sort_due(Bucket& bucket, std::int64_t now) noexcept;
   void take_due(Level& level, unsigned index, std::int64_t now, Chain& due) noexcept;
   Chain take_due_of_level(unsigned number, std::uint64_t now_tick, std::int64_t now) noexcept;
   void spread(unsigned number, unsigned index) noexcept;

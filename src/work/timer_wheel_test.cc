@@ -66,6 +66,39 @@ TEST(TimerWheel, TimersOfOneTimeAndDelayFireInOrderOfInsertion) {
   EXPECT_EQ(due.count, 100U);
 }
 
+TEST(TimerWheel, ManyDueAtOnceFireInOrderAndStably) {
+  // Within one bucket, over many, and so far apart that there are too many digits to sort by.
+  for (const std::int64_t span : {std::int64_t{1}, 200 * kMs, 3'000 * kMs, 86'400'000 * kMs, std::int64_t{1} << 61}) {
+    SCOPED_TRACE(span);
+    std::mt19937_64 random(11);
+    TimerWheel wheel;
+    std::vector<TimerNode> timers(20'000);
+    for (TimerNode& timer : timers) {
+      const auto delay = static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(span)) / 8 * 8;  // some equal
+      ASSERT_TRUE(wheel.insert(timer, 10 * kMs + delay, 0));
+    }
+    for (std::size_t i = 0; i < timers.size(); i += 3) wheel.erase(timers[i]);
+    const std::int64_t middle = 10 * kMs + span / 3;
+    std::size_t fired = 0;
+    for (const std::int64_t now : {middle, 10 * kMs + span}) {
+      const TimerWheel::Chain due = wheel.expire(now);
+      const TimerNode* before = nullptr;
+      for (const TimerNode* timer = due.first; timer != nullptr; before = timer, timer = timer->next) {
+        ASSERT_LE(timer->expiry, now);
+        ASSERT_NE((timer - timers.data()) % 3, 0);
+        if (before == nullptr) continue;
+        ASSERT_LE(before->expiry, timer->expiry);
+        if (before->expiry == timer->expiry) {
+          ASSERT_LT(before, timer);
+        }
+      }
+      fired += due.count;
+    }
+    EXPECT_EQ(fired, timers.size() - (timers.size() + 2) / 3);
+    EXPECT_TRUE(wheel.empty());
+  }
+}
+
 TEST(TimerWheel, AnErasedTimerDoesNotFire) {
   TimerWheel wheel;
   std::vector<TimerNode> timers(500);
