@@ -14,6 +14,8 @@ namespace {
 
 constexpr std::size_t kPrefetch = 12;       // timers fetched ahead: about one miss of DRAM over the work per timer
 constexpr std::size_t kKeepCapacity = 256;  // entries of an emptied bucket that stay allocated
+constexpr std::size_t kFirstEntries = 4;
+constexpr std::size_t kGreatSteps = 1024;
 constexpr std::uint32_t kFewHoles = 32;
 constexpr std::size_t kRadixAbove = 512;  // entries from which on sorting by digits pays
 constexpr unsigned kDigitBits = 9;
@@ -88,6 +90,12 @@ unsigned TimerWheel::level_for(std::uint64_t tick) const noexcept {
   return level;
 }
 
+// Large arrays grow in great steps: what is not used of them is no memory yet, and less is copied and faulted in.
+void TimerWheel::grow(std::vector<Entry>& entries) {
+  const std::size_t size = entries.size();
+  entries.reserve(size < kGreatSteps ? std::max(kFirstEntries, size * 2) : size * 4);
+}
+
 bool TimerWheel::place(TimerNode& timer, std::int64_t expiry) noexcept try {
   const std::uint64_t tick = std::max(tick_of(expiry), base_);
   const unsigned number = level_for(tick);
@@ -95,6 +103,7 @@ bool TimerWheel::place(TimerNode& timer, std::int64_t expiry) noexcept try {
   Level& level = *levels_[number];
   const auto index = static_cast<unsigned>(tick >> (number * kLevelShift)) % kBuckets;
   Bucket& bucket = level.buckets[index];
+  if (bucket.entries.size() == bucket.entries.capacity()) grow(bucket.entries);
   bucket.entries.push_back({.expiry = expiry, .timer = &timer});
   bucket.earliest = std::min(bucket.earliest, expiry);
   level.occupied |= std::uint64_t{1} << index;

@@ -77,6 +77,7 @@ class TimerWheel {
 
   static std::uint64_t tick_of(std::int64_t time) noexcept { return static_cast<std::uint64_t>(time) >> kTickShift; }
   unsigned level_for(std::uint64_t tick) const noexcept;
+  static void grow(std::vector<Entry>& entries);
   bool place(TimerNode& timer, std::int64_t expiry) noexcept;
   void vacate(Level& level, unsigned index) noexcept;
   void compact(Bucket& bucket) noexcept;
