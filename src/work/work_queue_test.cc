@@ -144,6 +144,40 @@ TEST_P(AnyQueue, WhileItDrainsOnlyItsOwnWorksMayQueue) {
   EXPECT_TRUE(queue->queue(outsider));
 }
 
+TEST_P(AnyQueue, DrainsNest) {
+  const auto queue = make_queue({.kind = GetParam(), .max_active = 2});
+  ProbeWork held;
+  ProbeWork outsider;
+  held.held = true;
+  ASSERT_TRUE(queue->queue(held));
+  held.await_starts(1);
+  auto one = std::async(std::launch::async, [&] { return queue->drain(); });
+  auto other = std::async(std::launch::async, [&] { return queue->drain(); });
+  await([&] { return queue->post([] {}).reason() == Errc::kDraining; }, "a drain");
+  EXPECT_EQ(queue->queue(outsider).reason(), Errc::kDraining);
+  EXPECT_FALSE(outsider.pending());
+  held.leave.open();
+  EXPECT_FALSE(one.get().refused());
+  EXPECT_FALSE(other.get().refused());
+  EXPECT_TRUE(queue->queue(outsider));  // both are over
+  (void)queue->flush_work(outsider);
+  EXPECT_EQ(outsider.runs, 1);
+}
+
+TEST_P(AnyQueue, FlushWaitsNeitherForTimersNorForWhatIsQueuedLater) {
+  ManualClock clock;
+  const auto queue = make_queue({.kind = GetParam(), .clock = &clock});
+  ProbeWork armed;
+  ASSERT_TRUE(queue->queue_delayed(armed, 1h));
+  ProbeWork again([&](ProbeWork& self) { (void)queue->queue(self); });  // there is always one more
+  ASSERT_TRUE(queue->queue(again));
+  EXPECT_FALSE(queue->flush().refused());
+  EXPECT_GE(again.runs, 1);
+  EXPECT_EQ(armed.starts, 0);
+  EXPECT_TRUE(queue->cancel(armed));
+  (void)queue->cancel_sync(again);
+}
+
 TEST_P(AnyQueue, DestroyRunsWhatIsQueuedAndChained) {
   const auto queue = make_queue({.kind = GetParam()});
   std::atomic<int> runs{0};
