@@ -2,7 +2,7 @@
 # One unit-test program per layer; tests lie beside the code they test.
 find_package(GTest REQUIRED)
 set(unit_objects "")
-set(unit_timeout 120)
+set(unit_timeout 300)
 if(CMAKE_CXX_FLAGS MATCHES "-fsanitize")
   set(unit_timeout 900)
 endif()
