@@ -311,6 +311,12 @@ Result<void> TracedProcess::run_in_each_thread(const ThreadBatch& build, const T
   return {};
 }
 
+Result<void> TracedProcess::unmap_gate(const Patience& patience) {
+  STASIS_TRY(unguarded_call(SYS_munmap, {gate_.remote(), GateMemory::total_size()}, patience));
+  gate_ = GateMemory();
+  return {};
+}
+
 Result<void> TracedProcess::restore(const Patience& patience) {
   Result<void> first;
   const auto note = [&](Result<void> result) {
@@ -327,9 +333,8 @@ Result<void> TracedProcess::restore(const Patience& patience) {
       if (&thread != &carrier()) note(thread.put_back());
     }
     if (borrowed_) note(give_signal_back(patience));
-    auto unmapped = unguarded_call(SYS_munmap, {gate_.remote(), GateMemory::total_size()}, patience);
-    if (!unmapped) note(Error(std::move(unmapped).error()));
-    gate_ = GateMemory();
+    // What fails for once is tried again by resume(), and giving the signal back takes the gate.
+    if (!borrowed_) note(unmap_gate(patience));
   }
   for (TracedThread& thread : threads_) note(thread.put_back());
   return first;

@@ -90,6 +90,7 @@ class TracedProcess {
   Result<std::int64_t> unguarded_call(long nr, const std::array<std::uint64_t, 6>& args, const Patience& patience);
   Result<void> place_stack_frame(const std::vector<kernel::Vma>& vmas);
   Result<void> map_gate(const Patience& patience);
+  Result<void> unmap_gate(const Patience& patience);
   Result<void> push_slot(const GateSlot& slot);
   Result<void> push_batch(const Batch& batch);
   Result<void> pull_batch(const Batch& batch);

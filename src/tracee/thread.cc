@@ -167,8 +167,8 @@ Result<std::int64_t> TracedThread::single_call(std::uint64_t insn, std::uint64_t
   STASIS_INVARIANT(state_ == State::kStopped);
   arch::Registers call = arch::with_syscall(registers, insn, nr, args);
   arch::set_stack_pointer(call, stack);
-  STASIS_TRY(kernel::ptrace_set_regset(tid_, NT_PRSTATUS, as_bytes(call)));
-  STASIS_TRY(block_signals(0));
+  STASIS_TRY(stubbornly([&] { return kernel::ptrace_set_regset(tid_, NT_PRSTATUS, as_bytes(call)); }));
+  STASIS_TRY(stubbornly([&] { return block_signals(0); }));
   for (int stops = 0; stops < 2; ++stops) {  // entry, exit
     STASIS_TRY(stubbornly([&] { return kernel::ptrace_syscall(tid_); }));
     state_ = State::kRunning;
@@ -207,9 +207,9 @@ Result<std::int64_t> TracedThread::start_and_interrupt(std::uint64_t insn, long 
 
 Result<void> TracedThread::put_back() {
   if (state_ != State::kStopped) return gone(tid_);
-  STASIS_TRY(kernel::ptrace_set_sigmask(tid_, signal_mask));
+  STASIS_TRY(stubbornly([&] { return kernel::ptrace_set_sigmask(tid_, signal_mask); }));
   allowed_signal_ = -1;
-  return kernel::ptrace_set_regset(tid_, NT_PRSTATUS, as_bytes(registers));
+  return stubbornly([&] { return kernel::ptrace_set_regset(tid_, NT_PRSTATUS, as_bytes(registers)); });
 }
 
 void TracedThread::await_stop_briefly() {
