@@ -218,6 +218,8 @@ Result<void> Checkpoint::write_structure() {
                             .files = files_,
                             .policy = request_.policy,
                             .patience = patience_};
+  // Nobody refers to these.
+  STASIS_TRY(objects_.checkpoint_obj(&context, &files_, kind::kSystemV));
   for (const auto& process : processes) STASIS_TRY(write_process(*process, context));
   for (const ZombieImage& zombie : tree_->zombies()) STASIS_TRY(image_->write(zombie.record));
   return image_->end_structure();

@@ -162,7 +162,7 @@ Result<void> ProcessRestore::install_files(const RestartContext& context) {
     install.fill(calls.batch(), calls.checks());
     STASIS_TRY(calls.flush());
   } while (!install.done());
-  return {};
+  return table->adopt_own(pid(), context);
 }
 
 // In the leader, with our own credentials still.

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -147,7 +148,12 @@ Result<void> TreeRestore::bear_children(std::size_t index, TreeNode::Birth birth
 }
 
 std::optional<HostPid> TreeRestore::foreground_group() const {
+  const auto has_own_terminal = [&](ImagePid session) {
+    return std::ranges::find(context_.controlling, session, &ControllingTerminal::session) !=
+           context_.controlling.end();
+  };
   for (const auto& process : live_) {
+    if (has_own_terminal(process->record().session)) continue;
     if (process->record().foreground) return HostPid(::getpgid(process->pid().value()));
   }
   return std::nullopt;
@@ -171,6 +177,7 @@ Result<void> TreeRestore::finish_memory(std::size_t index) {
 
 Result<void> TreeRestore::settle_kinship() {
   STASIS_TRY(set_groups());
+  STASIS_TRY(give_terminals());
   STASIS_TRY(end_helpers());
   return end_zombies();
 }
@@ -207,6 +214,25 @@ Result<void> TreeRestore::set_groups() {
     for (const std::size_t member : members) STASIS_TRY(set_group(member, group));
     STASIS_TRY(helper.end(0, context_.patience));
     STASIS_TRY(creator.reap(helper.pid(), context_.patience));
+  }
+  return {};
+}
+
+// Sessions at the tree's own terminals get them back, and these their foreground groups.
+Result<void> TreeRestore::give_terminals() {
+  for (const ControllingTerminal& controlling : context_.controlling) {
+    const auto leader = std::ranges::find(records_, controlling.session, &ProcessRecord::pid);
+    if (leader == records_.end()) continue;  // without its leader a session has no terminal
+    CallRunner calls(task(static_cast<std::size_t>(leader - records_.begin())), context_.patience);
+    STASIS_TRY(calls.call(fmt::format("giving session {} its terminal", controlling.session.value()), SYS_ioctl,
+                          controlling.terminal, TIOCSCTTY, 0));
+    if (controlling.foreground.value() != 0) {
+      STASIS_TRY(calls.make_room(1, sizeof(std::int32_t)));
+      const auto group = calls.batch().put(controlling.foreground.value());
+      STASIS_TRY(calls.call(fmt::format("giving group {} its terminal", controlling.foreground.value()), SYS_ioctl,
+                            controlling.terminal, TIOCSPGRP, group.remote));
+    }
+    STASIS_TRY(calls.flush());
   }
   return {};
 }

@@ -56,6 +56,7 @@ class TreeRestore {
   bool is_ambient_group(ImagePid group) const;
   Result<void> set_groups();
   Result<void> set_group(std::size_t node, ImagePid group);
+  Result<void> give_terminals();
   Result<void> end_helpers();
   Result<void> end_zombies();
   template <class... Args>

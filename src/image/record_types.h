@@ -46,10 +46,17 @@ enum class RecordType : std::uint32_t {
   kNamelessFile = 72,
   kSharedMemory = 73,
   kMemFd = 74,
+  kInotify = 75,
+  kTerminal = 76,
+  kTerminalSlave = 77,
+  kPosixQueue = 78,
+  kMessageQueue = 79,
   kUnixSocket = 80,
   kUnixLink = 81,
   kInetSocket = 82,
   kNetlink = 83,
+  kSystemV = 84,
+  kPidFd = 85,
 };
 
 // "type 70" or "type 70 (ignorable)", for messages.

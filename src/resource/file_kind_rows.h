@@ -8,10 +8,14 @@
 #include "resource/epoll/epoll.h"
 #include "resource/event_fd/event_fd.h"
 #include "resource/external_stream/external_stream.h"
+#include "resource/inotify/inotify.h"
+#include "resource/message_queue/message_queue.h"
+#include "resource/pid_fd/pid_fd.h"
 #include "resource/pipe/pipe.h"
 #include "resource/regular_file/path_file.h"
 #include "resource/shared_memory/shared_memory.h"
 #include "resource/signal_fd/signal_fd.h"
+#include "resource/terminal/terminal.h"
 #include "resource/timer_fd/timer_fd.h"
 #include "resource/unix_socket/unix_socket.h"
 
@@ -19,8 +23,8 @@ namespace stasis {
 
 // The first that claims a file has it.
 inline constexpr std::array kFileKinds = {
-    kMemFdKind,   kPathFileKind, kExternalKind, kPipeEndKind,    kEventFdKind,
-    kTimerFdKind, kSignalFdKind, kEpollKind,    kUnixSocketKind,
+    kMessageQueueKind, kMemFdKind,   kPathFileKind, kTerminalKind, kTerminalSlaveKind, kExternalKind, kPipeEndKind,
+    kEventFdKind,      kTimerFdKind, kSignalFdKind, kEpollKind,    kInotifyKind,       kPidFdKind,    kUnixSocketKind,
 };
 
 constexpr bool is_complete(const FileKind& kind) {

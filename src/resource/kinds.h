@@ -28,10 +28,13 @@ inline constexpr ObjType kTerminal = 44;
 inline constexpr ObjType kMemFd = 45;
 inline constexpr ObjType kMessageQueue = 46;
 inline constexpr ObjType kNetlink = 47;
+inline constexpr ObjType kTerminalSlave = 48;  // kTerminal is the master, and stands for the pair
 inline constexpr ObjType kPipe = 128;          // the pipe behind its ends
 inline constexpr ObjType kSharedMemory = 129;  // shared anonymous memory, memfd contents, SysV segments
 inline constexpr ObjType kNamelessFile = 130;  // a file that no path leads to, with its contents
 inline constexpr ObjType kUnixLink = 131;      // two unix sockets that are connected
+inline constexpr ObjType kSystemV = 132;       // System V semaphores and message queues
+inline constexpr ObjType kPosixQueue = 133;    // a message queue behind its openings
 }  // namespace kind
 
 }  // namespace stasis

@@ -11,6 +11,7 @@
 #include "resource/nameless_file/nameless_file.h"
 #include "resource/process/process_record.h"
 #include "resource/signal/restored_sighand.h"
+#include "resource/system_v/semaphores_and_queues.h"
 #include "resource/thread/thread_record.h"
 
 namespace stasis {
@@ -18,7 +19,8 @@ namespace {
 
 // The kinds that are not open files.
 constexpr std::array kOtherKinds = {
-    kMemoryOps, kFileTableOps, kFsOps, kSighandOps, kPipeOps, kSharedMemoryOps, kNamelessFileOps, kUnixLinkOps,
+    kMemoryOps,       kFileTableOps,    kFsOps,       kSighandOps,    kPipeOps,
+    kSharedMemoryOps, kNamelessFileOps, kUnixLinkOps, kPosixQueueOps, kSystemVOps,
 };
 
 constexpr auto kObjectTable = [] {
@@ -47,7 +49,8 @@ constexpr auto kRecords =
     record_registry<TreeRecord, ProcessRecord, ThreadRecord, MemoryRecord, SighandRecord, FileTableRecord, FsRecord,
                     PathFileRecord, PipeRecord, PipeEndRecord, ExternalRecord, EventFdRecord, TimerFdRecord,
                     SignalFdRecord, EpollRecord, NamelessFileRecord, SharedMemoryRecord, MemFdRecord, UnixSocketRecord,
-                    UnixLinkRecord>();
+                    UnixLinkRecord, InotifyRecord, TerminalRecord, TerminalSlaveRecord, PosixQueueRecord,
+                    MessageQueueRecord, SystemVRecord, PidFdRecord>();
 
 }  // namespace
 

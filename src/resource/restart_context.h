@@ -2,13 +2,16 @@
 // What the resource kinds get to see of a running restart. Passed as the context of ObjHash::restore_obj.
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
 #include <span>
 #include <string>
+#include <vector>
 
+#include "base/ids.h"
 #include "base/unique_fd.h"
 #include "kernel/path_open.h"
 #include "resource/credentials/image_owner.h"
@@ -43,8 +46,12 @@ Result<T*> fetch_restored(const ObjHash& objects, ObjRef ref, ObjType type) {
 struct RestoredMapping : RestoredObject {
   UniqueFd fd;         // parked; open for reading and writing
   UniqueFd read_only;  // parked; for mappings that must never become writable; see RestartContext::reading_end
-  // Of a System V segment, which is attached, not mapped: its id. -1: none.
-  virtual int segment() const { return -1; }
+  // A System V segment is attached, not mapped.
+  struct Segment {
+    int id = -1;
+    std::uint64_t size = 0;  // whole pages
+  };
+  virtual std::optional<Segment> segment() const { return std::nullopt; }
 };
 
 // An open file description made again. Tasks get it by dup from the coordinator's table, which they inherit.
@@ -52,6 +59,12 @@ struct RestoredFile : RestoredObject {
   UniqueFd fd;  // parked; empty: there is nothing (yet) to give
   // The descriptor (of the coordinator) that becomes number `number` in a task; -1: none, see `unbound`.
   virtual int descriptor_for(int /*number*/) const { return fd.get(); }
+  // What only a task itself can open, when all processes exist: the call that yields the descriptor, once in each task.
+  struct OwnCall {
+    long number = 0;
+    std::array<std::uint64_t, 2> arguments{};
+  };
+  virtual std::optional<OwnCall> own_call() const { return std::nullopt; }
   // Why there is no descriptor for some numbers, and what helps.
   virtual Error unbound(int number) const;
   // --inherit-fd: replaces the file, whatever it was, by another one.
@@ -67,6 +80,13 @@ struct RestartPolicy {
   std::map<int, int> inherit_fds;  // --inherit-fd N=M: the tree's descriptor N becomes the caller's descriptor M
 };
 
+// A session whose controlling terminal is one of the tree's own.
+struct ControllingTerminal {
+  ImagePid session;
+  ImagePid foreground;  // process group; 0: none that is known
+  int terminal = -1;    // the coordinator's; lives as long as the object hash
+};
+
 struct RestartContext {
   ImageReader& image;
   ObjHash& objects;
@@ -76,7 +96,8 @@ struct RestartContext {
   const Patience& patience;
   int parking_base = 0;  // descriptors of the coordinator lie at or above: no number of the tree is taken
   ImageOwner owner;      // with whose rights paths from the image are opened
-  std::set<int> inherited;                     // numbers of policy.inherit_fds that were found in the tree
+  std::vector<ControllingTerminal> controlling;
+  std::set<int> inherited;  // numbers of policy.inherit_fds that were found in the tree
 
   static RestartContext& of(void* context) { return *static_cast<RestartContext*>(context); }
   // Moves a descriptor out of the way of the tree's numbers.

@@ -145,8 +145,24 @@ class Lab:
         problems += [f"mount {m}" for m in mounts() - self.mounts_before]
         problems += [f"file {p.name}" for p in self.dir.rglob("*") if ".stasis-" in p.name or p.name.endswith(".tmp")]
         if self.compare_ipc:
+            self.remove_owned_objects()
             problems += sorted(shared_objects() - self.ipc_before)
         return problems
+
+    def remove_owned_objects(self):
+        """A program that was killed leaves its System V objects, and if it was restarted in another namespace it never
+        removes them: it names them in the file `objects` ("shm 5", "sem 3", "msg 2"), or POSIX queues ("mq /name")."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        for line in (self.read("objects") or "").splitlines():
+            kind, _, what = line.partition(" ")
+            if kind == "shm":
+                libc.shmctl(int(what), 0, None)
+            elif kind == "sem":
+                libc.semctl(int(what), 0, 0)
+            elif kind == "msg":
+                libc.msgctl(int(what), 0, None)
+            elif kind == "mq":
+                libc.mq_unlink(what.encode())
 
     def end_processes(self, failed):
         """Ends what is still below us; returns it as problems (a short grace for those that are ending)."""

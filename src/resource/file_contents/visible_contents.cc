@@ -88,6 +88,18 @@ Result<void> write_visible_later(CheckpointContext& context, ObjRef object, cons
   });
 }
 
+Result<void> fill_memory(std::span<std::byte> memory, std::span<const PageRun> runs, std::span<const std::byte> pages) {
+  for (const PageRun& run : runs) {
+    if (run.length > pages.size()) return Error(Errc::kBadImage, "a chunk is shorter than its runs");
+    if (run.start >= memory.size() || run.length > memory.size() - run.start) {
+      return Error(Errc::kBadImage, "contents behind the end of shared memory");
+    }
+    std::ranges::copy(pages.first(run.length), memory.subspan(run.start).begin());
+    pages = pages.subspan(run.length);
+  }
+  return {};
+}
+
 Result<void> fill_mapped(int fd, std::uint64_t size, std::uint64_t page, std::span<const PageRun> runs,
                          std::span<const std::byte> pages) {
   for (const PageRun& run : runs) {

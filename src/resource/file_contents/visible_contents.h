@@ -20,6 +20,9 @@ Result<std::uint64_t> visible_size(const OpenInode& inode);
 // Has the checkpoint write what is mapped of the first `size` bytes as chunks of `object`.
 Result<void> write_visible_later(CheckpointContext& context, ObjRef object, const OpenInode& inode, std::uint64_t size);
 
+// Fills memory that we have mapped.
+Result<void> fill_memory(std::span<std::byte> memory, std::span<const PageRun> runs, std::span<const std::byte> pages);
+
 // Fills memory whose file knows no write(2), as that of huge pages, through a mapping of ours.
 Result<void> fill_mapped(int fd, std::uint64_t size, std::uint64_t page, std::span<const PageRun> runs,
                          std::span<const std::byte> pages);

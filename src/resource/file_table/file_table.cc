@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "kernel/pidfd.h"
 #include "resource/checkpoint_context.h"
 #include "resource/file_kinds.h"
 
@@ -27,10 +28,14 @@ Result<void> check(const FileTableRecord& record) {
     if (find_file_kind(d.kind) == nullptr) return bad_table(fmt::format("descriptor {} is of kind {}", d.fd, d.kind));
     last = d.fd;
   }
+  const auto has = [&](std::int32_t fd) {
+    return std::ranges::binary_search(record.descriptors, fd, {}, &DescriptorRecord::fd);
+  };
   for (const PosixLockRecord& lock : record.posix_locks) {
-    if (!std::ranges::binary_search(record.descriptors, lock.fd, {}, &DescriptorRecord::fd)) {
-      return bad_table(fmt::format("a lock of descriptor {}, which is not in it", lock.fd));
-    }
+    if (!has(lock.fd)) return bad_table(fmt::format("a lock of descriptor {}, which is not in it", lock.fd));
+  }
+  for (const FileSignalsRecord& signals : record.signals) {
+    if (!has(signals.fd)) return bad_table(fmt::format("signals of descriptor {}, which is not in it", signals.fd));
   }
   return {};
 }
@@ -64,6 +69,11 @@ Result<void> checkpoint_file_table(void* context, ObjRef ref, void* object) {
     }
     record.descriptors.push_back(
         {.fd = slot.fd, .close_on_exec = slot.close_on_exec, .file = *file, .kind = kind->ops.type});
+    if (slot.file->pid() == table.pid && slot.file->fd() == slot.fd) {
+      FileSignalsRecord signals = STASIS_TRY(look_at_signals(*slot.file, ctx.files));
+      signals.fd = slot.fd;
+      if (!signals.empty()) record.signals.push_back(signals);
+    }
     for (const kernel::FileLock& lock : slot.locks) {
       if (const auto known = to_record(lock)) record.posix_locks.push_back({slot.fd, *known});
     }
@@ -82,6 +92,7 @@ Result<void*> restore_file_table(void* context, ObjRef) {
     table->entries_.push_back({.fd = d.fd, .close_on_exec = d.close_on_exec, .file = file});
   }
   table->locks_ = record.posix_locks;
+  table->signals_ = record.signals;
   return to_object(std::move(table));
 }
 
@@ -99,7 +110,19 @@ Result<int> parking_base(const ImageReader& image) {
 
 Result<void> RestoredFileTable::check_bound() const {
   for (const Entry& entry : entries_) {
+    if (entry.file->own_call()) continue;
     if (entry.file->descriptor_for(entry.fd) < 0) return entry.file->unbound(entry.fd);
+  }
+  return {};
+}
+
+Result<void> RestoredFileTable::adopt_own(HostPid task, const RestartContext& context) const {
+  UniqueFd pidfd;
+  for (const Entry& entry : entries_) {
+    if (!entry.file->own_call() || entry.file->fd) continue;
+    if (!pidfd) pidfd = STASIS_TRY(kernel::pidfd_open(task));
+    UniqueFd own = STASIS_TRY(kernel::pidfd_getfd(pidfd.get(), entry.fd));
+    entry.file->fd = STASIS_TRY(context.park(std::move(own)));
   }
   return {};
 }
@@ -119,6 +142,11 @@ bool RestoredFileTable::Install::duplicate(Batch& batch, BatchChecks& checks) {
   for (; duplicated_ < entries_.size(); ++duplicated_) {
     if (!batch.has_room(1)) return false;
     const Entry& entry = entries_[duplicated_];
+    if (entry.file->own_call()) {
+      // Nothing of the coordinator's may lie there.
+      if (!close_gap(batch, checks, static_cast<unsigned>(entry.fd), static_cast<unsigned>(entry.fd))) return false;
+      continue;
+    }
     checks.add(
         batch.call(SYS_dup3, entry.file->descriptor_for(entry.fd), entry.fd, entry.close_on_exec ? O_CLOEXEC : 0),
         fmt::format("make descriptor {}", entry.fd));
@@ -140,6 +168,48 @@ bool RestoredFileTable::Install::close_others(Batch& batch, BatchChecks& checks)
   return true;
 }
 
+// The kernel gives out the lowest free number, which is known: all others are closed by now.
+bool RestoredFileTable::Install::open_own(Batch& batch, BatchChecks& checks) {
+  for (; opened_ < entries_.size(); ++opened_) {
+    const Entry& entry = entries_[opened_];
+    const auto call = entry.file->own_call();
+    if (!call) continue;
+    if (!batch.has_room(3)) return false;
+    const std::string what = fmt::format("open descriptor {}", entry.fd);
+    const auto before = entries_.first(opened_);
+    const auto twin = std::ranges::find(before, entry.file, &Entry::file);
+    const int flags = entry.close_on_exec ? O_CLOEXEC : 0;
+    if (twin != before.end()) {
+      checks.add(batch.call(SYS_dup3, twin->fd, entry.fd, flags), what);
+      continue;
+    }
+    // Taken: every number before this entry, and all behind it that were duplicated.
+    int lowest = 0;
+    const auto is_taken = [&](int number) {
+      const auto at = std::ranges::lower_bound(entries_, number, {}, &Entry::fd);
+      return at != entries_.end() && at->fd == number &&
+             (at < entries_.begin() + static_cast<std::ptrdiff_t>(opened_) || !at->file->own_call());
+    };
+    while (is_taken(lowest)) ++lowest;
+    checks.add_equal(batch.call(call->number, call->arguments[0], call->arguments[1]), lowest, what);
+    if (lowest != entry.fd) {
+      checks.add(batch.call(SYS_dup3, lowest, entry.fd, flags), what);
+      checks.add(batch.call(SYS_close, lowest), what);
+    } else if (!entry.close_on_exec) {
+      checks.add(batch.call(SYS_fcntl, entry.fd, F_SETFD, 0), what);
+    }
+  }
+  return true;
+}
+
+bool RestoredFileTable::Install::set_signals(Batch& batch, BatchChecks& checks) {
+  for (; signalled_ < signals_.size(); ++signalled_) {
+    if (!batch.has_room(kFileSignalCalls, kFileSignalBytes)) return false;
+    restore_signals(signals_[signalled_], batch, checks);
+  }
+  return true;
+}
+
 bool RestoredFileTable::Install::lock(Batch& batch, BatchChecks& checks) {
   for (; locked_ < locks_.size(); ++locked_) {
     if (!batch.has_room(1, sizeof(struct ::flock))) return false;
@@ -149,7 +219,8 @@ bool RestoredFileTable::Install::lock(Batch& batch, BatchChecks& checks) {
 }
 
 void RestoredFileTable::Install::fill(Batch& batch, BatchChecks& checks) {
-  done_ = duplicate(batch, checks) && close_others(batch, checks) && lock(batch, checks);
+  done_ = duplicate(batch, checks) && close_others(batch, checks) && open_own(batch, checks) &&
+          set_signals(batch, checks) && lock(batch, checks);
 }
 
 }  // namespace stasis

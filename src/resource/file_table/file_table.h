@@ -10,6 +10,7 @@
 #include "image/record_types.h"
 #include "resource/kinds.h"
 #include "resource/locks/file_lock.h"
+#include "resource/locks/file_signals.h"
 #include "resource/open_file/open_file.h"
 #include "resource/restart_context.h"
 #include "stasis/image_schema.h"
@@ -48,10 +49,12 @@ struct FileTableRecord {
   std::vector<DescriptorRecord> descriptors;  // ascending by number
 
   std::vector<PosixLockRecord> posix_locks;
+  std::vector<FileSignalsRecord> signals;  // each open file in one table only
 
   static constexpr auto fields() {
     return std::tuple{field<1>("descriptors", &FileTableRecord::descriptors),
-                      field<2>("posix_locks", &FileTableRecord::posix_locks)};
+                      field<2>("posix_locks", &FileTableRecord::posix_locks),
+                      field<3>("signals", &FileTableRecord::signals)};
   }
 };
 
@@ -78,31 +81,40 @@ class RestoredFileTable : public RestoredObject {
   struct Entry {
     int fd;
     bool close_on_exec;
-    const RestoredFile* file;  // in the object hash
+    RestoredFile* file;  // in the object hash
   };
   const std::vector<Entry>& entries() const { return entries_; }
   // Fails for the first number that has no file to lead to. May be called once all tables are restored.
   Result<void> check_bound() const;
+  // After Install in a task: takes a duplicate of what the task opened by itself, for those who watch it (epoll).
+  Result<void> adopt_own(HostPid task, const RestartContext& context) const;
 
   class Install {
    public:
     // REQUIRES: the object hash still has the table's files, and keeps them until done().
     static Result<Install> plan(const RestoredFileTable& table);
     // Adds as many calls as the batch has room for: dup3 of each parked descriptor, close_range of all numbers that are
-    // not in the table, and at last the process's record locks, which closing would release.
+    // not in the table, what the task must open itself, and at last what sends signals and the process's record locks,
+    // which closing would release.
     void fill(Batch& batch, BatchChecks& checks);
     bool done() const { return done_; }
 
    private:
-    explicit Install(const RestoredFileTable& table) : entries_(table.entries_), locks_(table.locks_) {}
+    explicit Install(const RestoredFileTable& table)
+        : entries_(table.entries_), locks_(table.locks_), signals_(table.signals_) {}
     bool duplicate(Batch& batch, BatchChecks& checks);
     bool close_others(Batch& batch, BatchChecks& checks);
+    bool open_own(Batch& batch, BatchChecks& checks);
+    bool set_signals(Batch& batch, BatchChecks& checks);
     bool lock(Batch& batch, BatchChecks& checks);
     bool close_gap(Batch& batch, BatchChecks& checks, unsigned first, unsigned last) const;
 
     std::span<const Entry> entries_;
     std::span<const PosixLockRecord> locks_;
+    std::span<const FileSignalsRecord> signals_;
     std::size_t duplicated_ = 0;
+    std::size_t opened_ = 0;
+    std::size_t signalled_ = 0;
     std::size_t gaps_ = 0;  // entries whose gap before them is closed; one more: the one behind all
     std::size_t locked_ = 0;
     bool done_ = false;
@@ -112,6 +124,7 @@ class RestoredFileTable : public RestoredObject {
   friend Result<void*> restore_file_table(void* context, ObjRef ref);
   std::vector<Entry> entries_;
   std::vector<PosixLockRecord> locks_;
+  std::vector<FileSignalsRecord> signals_;
 };
 
 }  // namespace stasis

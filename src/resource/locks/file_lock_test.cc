@@ -74,15 +74,6 @@ TEST_F(Locks, OpenFileLocksComeBackByRange) {
   EXPECT_FALSE(is_locked(15));
 }
 
-TEST_F(Locks, ALeaseIsRefusedByName) {
-  UniqueFd file(::open(path_.c_str(), O_RDONLY | O_CREAT | O_CLOEXEC, 0600));
-  ASSERT_EQ(::fcntl(file.get(), F_SETLEASE, F_RDLCK), 0);
-  const Obstacles obstacles = collect_obstacles(testing::gather_own_files(), {});
-  const auto found = std::ranges::find(obstacles, file.get(), &Obstacle::fd);
-  ASSERT_NE(found, obstacles.end());
-  EXPECT_NE(found->why.find("lease"), std::string::npos);
-}
-
 TEST(FileLockRecord, IsMadeOfTheKernelsWords) {
   const auto record = [](std::string_view line) { return to_record(*kernel::parse_lock(line)); };
   EXPECT_EQ(record("1: POSIX  ADVISORY  WRITE 1234 fd:01:5678 10 19"),

@@ -6,12 +6,14 @@
 #include <linux/mman.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <map>
 
 #include "arch/x86_64/address_space.h"
 #include "arch/x86_64/vdso.h"
@@ -163,8 +165,41 @@ Result<void> RestoredMemory::fetch_objects(RestartContext& context) {
     objects_.push_back(STASIS_TRY(fetch_restored<RestoredMapping>(context.objects, object.object, object.kind)));
   }
   for (const VmaRecord& vma : record_.vmas) {
-    if (vma.backing != VmaBacking::kObject || !needs_reading_end(vma)) continue;
+    if (vma.backing != VmaBacking::kObject) continue;
+    if (is_segment(vma) && vma.offset > vma.start) return bad(vma, "is attached below address 0");
+    if (is_segment(vma) || !needs_reading_end(vma)) continue;
     STASIS_TRY(context.reading_end(*objects_[vma.file]));
+  }
+  return {};
+}
+
+bool RestoredMemory::is_segment(const VmaRecord& vma) const {
+  return vma.backing == VmaBacking::kObject && objects_[vma.file]->segment().has_value();
+}
+
+// Each attachment is made whole; then goes what the program had unmapped of it. Before anything is mapped into such
+// holes.
+Result<void> RestoredMemory::attach_segments(CallRunner& calls) const {
+  std::map<std::pair<std::uint32_t, std::uint64_t>, std::vector<const VmaRecord*>> attachments;  // by object and base
+  for (const VmaRecord& vma : record_.vmas) {
+    if (is_segment(vma)) attachments[{vma.file, vma.start - vma.offset}].push_back(&vma);
+  }
+  for (const auto& [key, pieces] : attachments) {
+    const auto [object, base] = key;
+    const RestoredMapping::Segment segment = *objects_[object]->segment();
+    const bool executable = std::ranges::any_of(pieces, [](const VmaRecord* vma) { return vma->prot & PROT_EXEC; });
+    const int how = (needs_reading_end(*pieces.front()) ? SHM_RDONLY : 0) | (executable ? SHM_EXEC : 0);
+    STASIS_TRY(calls.call("attach " + describe(*pieces.front()), SYS_shmat, segment.id, base, how));
+    std::uint64_t at = base;
+    const auto leave_hole = [&](std::uint64_t end) -> Result<void> {
+      if (at >= end) return {};
+      return calls.call("unmap a part of " + describe(*pieces.front()), SYS_munmap, at, end - at);
+    };
+    for (const VmaRecord* const vma : pieces) {
+      STASIS_TRY(leave_hole(vma->start));
+      at = vma->end;
+    }
+    STASIS_TRY(leave_hole(base + segment.size));
   }
   return {};
 }
@@ -189,6 +224,7 @@ Result<void> RestoredMemory::map(NewProcess& process, const RestartGate& gate, c
   STASIS_TRY(calls.call("unmap below the gate", SYS_munmap, 0, gate.address()));
   STASIS_TRY(calls.call("unmap above the gate", SYS_munmap, behind, arch::kAddressSpaceEnd - behind));
   if (record_.vdso) STASIS_TRY(calls.call("map the vdso", SYS_arch_prctl, arch::kArchMapVdso64, record_.vdso));
+  STASIS_TRY(attach_segments(calls));
   for (const VmaRecord& vma : record_.vmas) {
     if (!is_ours_to_map(vma)) continue;
     const kernel::VmFlags flags = vma.vm_flags();
@@ -198,8 +234,10 @@ Result<void> RestoredMemory::map(NewProcess& process, const RestartGate& gate, c
     if (vma.huge_page != 0) how |= MAP_HUGETLB | std::countr_zero(vma.huge_page) << MAP_HUGE_SHIFT;
     if (flags.has(VmFlag::kGrowsDown)) how |= MAP_GROWSDOWN;
     if (flags.has(VmFlag::kNoReserve)) how |= MAP_NORESERVE;
-    STASIS_TRY(
-        calls.call(describe(vma), SYS_mmap, vma.start, vma.size(), first_prot(vma), how, fd, fd >= 0 ? vma.offset : 0));
+    if (!is_segment(vma)) {
+      const std::uint64_t offset = fd >= 0 ? vma.offset : 0;
+      STASIS_TRY(calls.call(describe(vma), SYS_mmap, vma.start, vma.size(), first_prot(vma), how, fd, offset));
+    }
     if (const std::string name = given_name(vma); !name.empty()) {
       STASIS_TRY(calls.make_room(1, name.size() + 1));
       const auto text = calls.batch().text(name);
@@ -263,7 +301,7 @@ Result<void> RestoredMemory::finish(NewProcess& process, const Patience& patienc
       STASIS_TRY(calls.call("mlock of " + describe(vma), SYS_mlock2, vma.start, vma.size(),
                             flags.has(VmFlag::kLockOnFault) ? MLOCK_ONFAULT : 0));
     }
-    if (first_prot(vma) != vma.prot) {
+    if (first_prot(vma) != vma.prot || is_segment(vma)) {
       STASIS_TRY(calls.call("mprotect of " + describe(vma), SYS_mprotect, vma.start, vma.size(), vma.prot));
     }
     if (flags.has(VmFlag::kSealed))

@@ -41,6 +41,8 @@ class RestoredMemory : public RestoredObject {
   MemoryRecord record_;
   Result<void> fetch_objects(RestartContext& context);
   int descriptor_of(const VmaRecord& vma) const;
+  bool is_segment(const VmaRecord& vma) const;
+  Result<void> attach_segments(class CallRunner& calls) const;
 
   std::vector<UniqueFd> files_;
   std::vector<RestoredMapping*> objects_;  // as record_.objects; they live in the object hash

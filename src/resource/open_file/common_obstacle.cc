@@ -9,6 +9,8 @@
 #include <array>
 #include <string_view>
 
+#include "resource/locks/file_signals.h"
+
 namespace stasis {
 namespace {
 
@@ -20,8 +22,6 @@ std::string_view lock_name(kernel::LockKind kind) {
       return "an open-file-description lock (fcntl)";
     case kernel::LockKind::kFlock:
       return "a lock (flock)";
-    case kernel::LockKind::kLease:
-      return "a lease (fcntl F_SETLEASE)";
     default:
       return "a lock of an unknown kind";
   }
@@ -53,8 +53,9 @@ std::string_view type_name(mode_t mode) {
 
 }  // namespace
 
-std::optional<Obstacle> common_obstacle(const OpenFile& file, const FileKind& kind) {
+std::optional<Obstacle> common_obstacle(const OpenFile& file, const FileKind& kind, const OpenFileTable& tree) {
   const auto lock = std::ranges::find_if(file.info.locks, [&](const kernel::FileLock& held) {
+    if (held.kind == kernel::LockKind::kLease) return false;  // look_at_signals() judges it
     const bool known = held.kind == kernel::LockKind::kFlock || held.kind == kernel::LockKind::kOfd;
     return !known || !kind.saves_locks;
   });
@@ -63,16 +64,8 @@ std::optional<Obstacle> common_obstacle(const OpenFile& file, const FileKind& ki
                          fmt::format("{} is held on it, which can't be saved", lock_name(lock->kind)),
                          "let the program unlock it first");
   }
-  if ((file.info.flags & O_ASYNC) != 0) {
-    return file.obstacle(Errc::kUnsupportedObject,
-                         "it sends signals when it gets ready (O_ASYNC), which can't be saved");
-  }
-  if (!file.held || file.is_path_only()) return std::nullopt;
-  f_owner_ex owner{};
-  const bool owned = ::fcntl(file.held.get(), F_GETOWN_EX, &owner) == 0 && owner.pid != 0;
-  if (owned || ::fcntl(file.held.get(), F_GETSIG) > 0) {
-    return file.obstacle(Errc::kUnsupportedObject,
-                         "its owner or signal is set (F_SETOWN, F_SETSIG), which can't be saved");
+  if (const auto signals = look_at_signals(file, tree); !signals) {
+    return file.obstacle(signals.error().code(), signals.error().message());
   }
   return std::nullopt;
 }

@@ -9,7 +9,7 @@
 namespace stasis {
 
 // Locks, leases, and signals on I/O (F_SETOWN, F_SETSIG, O_ASYNC).
-std::optional<Obstacle> common_obstacle(const OpenFile& file, const FileKind& kind);
+std::optional<Obstacle> common_obstacle(const OpenFile& file, const FileKind& kind, const OpenFileTable& tree);
 // No kind claims the file: what it is, in words, and what the user can do.
 Obstacle unknown_kind(const OpenFile& file);
 

@@ -13,6 +13,7 @@
 #include "kernel/pidfd.h"
 #include "kernel/socket_queue.h"
 #include "kernel/unix_diag.h"
+#include "resource/message_queue/message_queue.h"
 #include "resource/open_file/mapped_files.h"
 
 namespace stasis {
@@ -141,12 +142,22 @@ Result<void> take_duplicates(OpenFileTable& table, std::span<const ProcessHandle
   return {};
 }
 
+// Of a pseudo-terminal's master: what the descriptors of its slave are called.
+std::string slave_link(const OpenFile& file) {
+  if (!S_ISCHR(file.stat.st_mode) || file.stat.st_rdev != makedev(5, 2)) return {};
+  const auto index = kernel::fdinfo_value(file.info.rest, "tty-index");
+  return index ? "/dev/pts/" + std::string(*index) : "";
+}
+
 Result<void> look_outside(OpenFileTable& table, std::span<const ProcessHandle> processes, const OutsideHolders* known) {
   if (known != nullptr) table.outside = *known;
   std::set<std::string> links;
   for (const auto& file : table.files) {
-    // What an outsider could share with the tree without a path: a pipe, a deleted file, a memfd, a unix socket.
-    const bool shareable = S_ISFIFO(file->stat.st_mode) || (S_ISREG(file->stat.st_mode) && file->stat.st_nlink == 0);
+    if (const auto slave = slave_link(*file); !slave.empty() && !table.outside.covers(slave)) links.insert(slave);
+    // What an outsider could share with the tree without a path: a pipe, a deleted file, a memfd, a message queue, a
+    // unix socket.
+    const bool shareable = S_ISFIFO(file->stat.st_mode) || (S_ISREG(file->stat.st_mode) && file->stat.st_nlink == 0) ||
+                           claims_message_queue(*file, table);
     if ((shareable || file->unix_socket) && !file->is_path_only() && !table.outside.covers(file->link)) {
       links.insert(file->link);
     }

@@ -161,11 +161,12 @@ TEST(Obstacles, UnknownKindsAreNamedOncePerOpenFile) {
   EXPECT_EQ(found, 1);
 }
 
-TEST(Obstacles, AFileThatSendsSignalsIsRefused) {
+TEST(Obstacles, AFileThatSendsSignalsOutsideIsRefused) {
+  const Child outside;
   std::array<int, 2> ends{};
   ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
   const UniqueFd read_end(ends[0]), write_end(ends[1]);
-  ASSERT_EQ(::fcntl(read_end.get(), F_SETOWN, ::getpid()), 0);
+  ASSERT_EQ(::fcntl(read_end.get(), F_SETOWN, outside.pid().value()), 0);
   const OpenFileTable table = gather_own_files();
   const OpenFile* const file = find_file(table, read_end.get());
   const Obstacles obstacles = collect_obstacles(table, {});

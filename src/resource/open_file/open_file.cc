@@ -58,7 +58,7 @@ Obstacles collect_obstacles(const OpenFileTable& table, const CheckpointPolicy& 
     std::optional<Obstacle> found;
     if (kind == nullptr) {
       found = unknown_kind(*file);
-    } else if (found = common_obstacle(*file, *kind); !found && kind->obstacle != nullptr) {
+    } else if (found = common_obstacle(*file, *kind, table); !found && kind->obstacle != nullptr) {
       found = kind->obstacle(*file, table, policy);
     }
     if (found) obstacles.push_back(*std::move(found));

@@ -133,7 +133,7 @@ bool claims_path_file(const OpenFile& file, const OpenFileTable&) {
 }
 
 std::optional<Obstacle> path_file_obstacle(const OpenFile& file, const OpenFileTable& tree, const CheckpointPolicy&) {
-  constexpr std::uint32_t kKnown = kReopenFlags | kTemporaryBit;
+  constexpr std::uint32_t kKnown = kReopenFlags | kTemporaryBit | O_ASYNC;
   if ((file.info.flags & ~kKnown) != 0) {
     return file.obstacle(Errc::kUnsupportedObject, fmt::format("unknown flags {:#o}", file.info.flags & ~kKnown));
   }

@@ -105,6 +105,11 @@ Result<void> checkpoint_shared_memory(void* context, ObjRef ref, void* object) {
   const OpenInode& inode = *static_cast<OpenInode*>(object);
   SharedMemoryRecord record = record_of(inode);
   record.huge_page = STASIS_TRY(huge_page_of(inode));
+  if (record.origin == MemoryOrigin::kSystemV) {
+    // The inode number of a segment is its id.
+    const auto id = static_cast<std::int32_t>(inode.any().stat.st_ino);
+    record.segment = STASIS_TRY(look_at_segment(inode.views.front().pid, id));
+  }
   if (!inode.any().held) {
     record.size = STASIS_TRY(visible_size(inode));
     STASIS_TRY(write_visible_later(ctx, ref, inode, record.size));
@@ -158,6 +163,8 @@ Result<UniqueFd> make_memory(const SharedMemoryRecord& record) {
 bool is_possible(const SharedMemoryRecord& record) {
   const bool huge = record.huge_page == 0 || (std::has_single_bit(record.huge_page) &&
                                               record.huge_page >= kernel::page_size() && record.huge_page < kMaxSize);
+  if (record.origin == MemoryOrigin::kSystemV && (record.segment.id < 0 || record.segment.size > kMaxSize))
+    return false;
   return S_ISREG(record.mode) && record.size <= kMaxSize && huge && record.name.find('\0') == std::string::npos;
 }
 
@@ -170,6 +177,10 @@ Result<void*> restore_shared_memory(void* context, ObjRef) {
   auto memory = std::make_unique<RestoredSharedMemory>();
   memory->size = record.size;
   memory->huge_page = record.huge_page;
+  if (record.origin == MemoryOrigin::kSystemV) {
+    memory->attached = STASIS_TRY(RestoredSegment::make(record.segment, record.huge_page, ctx));
+    return to_object(std::move(memory));
+  }
   UniqueFd fd;
   {
     const auto rights = STASIS_TRY(ctx.take_rights());  // it belongs to whom the image belongs to
@@ -186,7 +197,13 @@ Result<void*> restore_shared_memory(void* context, ObjRef) {
   return to_object(std::move(memory));
 }
 
+std::optional<RestoredMapping::Segment> RestoredSharedMemory::segment() const {
+  if (attached.id() < 0) return std::nullopt;
+  return Segment{.id = attached.id(), .size = attached.memory().size()};
+}
+
 Result<void> RestoredSharedMemory::fill(std::span<const PageRun> runs, std::span<const std::byte> pages) {
+  if (attached.id() >= 0) return fill_memory(attached.memory(), runs, pages);
   if (huge_page == 0) return fill_contents(fd.get(), size, runs, pages);
   return fill_mapped(fd.get(), size, huge_page, runs, pages);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory that is a file without a path (kSharedMemory, by inode): what memfd_create(2) makes, and shared anonymous
-// memory; and the openings of a memfd (kMemFd).
+// Memory that is a file without a path (kSharedMemory, by inode): what memfd_create(2) makes, shared anonymous memory,
+// System V segments; and the openings of a memfd (kMemFd).
 //
 // Contents are saved once, whoever maps them. Seals come last, when everybody has his mappings.
 #pragma once
@@ -16,6 +16,7 @@
 #include "resource/open_file/mapped_files.h"
 #include "resource/open_file/open_file.h"
 #include "resource/restart_context.h"
+#include "resource/system_v/segment.h"
 #include "stasis/image_schema.h"
 
 namespace stasis {
@@ -37,6 +38,7 @@ struct SharedMemoryRecord {
   std::uint32_t seals = 0;  // F_SEAL_*
   MemoryOrigin origin = MemoryOrigin::kMemFd;
   std::uint64_t huge_page = 0;  // bytes; 0: usual pages
+  SegmentRecord segment;        // for MemoryOrigin::kSystemV
 
   static constexpr auto fields() {
     using R = SharedMemoryRecord;
@@ -47,7 +49,8 @@ struct SharedMemoryRecord {
                       field<5>("gid", &R::gid),
                       field<6>("seals", &R::seals, Show::kHex),
                       field<7>("origin", &R::origin),
-                      field<8>("huge_page", &R::huge_page)};
+                      field<8>("huge_page", &R::huge_page),
+                      field<9>("segment", &R::segment)};
   }
 };
 
@@ -78,7 +81,9 @@ Result<void*> restore_shared_memory(void* context, ObjRef ref);
 struct RestoredSharedMemory : RestoredMapping {
   std::uint64_t size = 0;
   std::uint64_t huge_page = 0;
+  RestoredSegment attached;  // of a segment; it has no `fd`
 
+  std::optional<Segment> segment() const override;
   Result<void> fill(std::span<const PageRun> runs, std::span<const std::byte> pages) override;
 };
 

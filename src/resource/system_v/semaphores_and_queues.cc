@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "resource/system_v/semaphores_and_queues.h"
+
+#include <fmt/format.h>
+#include <sys/msg.h>
+#include <sys/sem.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "resource/checkpoint_context.h"
+#include "resource/system_v/ipc_namespace.h"
+#include "resource/system_v/next_id.h"
+
+#ifndef MSG_COPY
+#define MSG_COPY 040000
+#endif
+
+namespace stasis {
+namespace {
+
+constexpr std::uint32_t kPermissions = 0777;
+constexpr std::size_t kMaxSemaphores = 32000;  // SEMMSL
+
+// semctl(2) leaves it to the caller to define this.
+union SemaphoreArgument {
+  int value;
+  ::semid_ds* status;
+  unsigned short* values;
+  ::seminfo* info;
+};
+
+SystemVOwner owner_of(std::int32_t id, const ::ipc_perm& permissions) {
+  return {.id = id,
+          .key = permissions.__key,
+          .mode = permissions.mode & kPermissions,
+          .uid = permissions.uid,
+          .gid = permissions.gid};
+}
+
+// Whose objects count.
+struct Users {
+  bool all = false;
+  std::span<const HostPid> tree;
+  bool has(pid_t pid) const { return all || std::ranges::find(tree, HostPid(pid)) != tree.end(); }
+};
+
+bool is_used(int id, std::size_t count, const Users& users) {
+  if (users.all) return true;
+  for (std::size_t i = 0; i < count; ++i) {
+    const int pid = ::semctl(id, static_cast<int>(i), GETPID);
+    if (pid > 0 && users.has(pid)) return true;
+  }
+  return false;
+}
+
+Result<std::vector<std::uint32_t>> values_of(int id, std::size_t count) {
+  std::vector<unsigned short> values(count);
+  if (::semctl(id, 0, GETALL, SemaphoreArgument{.values = values.data()}) < 0) {
+    return Error::from_errno(errno, fmt::format("ask for the values of System V semaphores {}", id));
+  }
+  return std::vector<std::uint32_t>(values.begin(), values.end());
+}
+
+Result<void> gather_semaphores(const Users& users, SystemVRecord& record) {
+  ::seminfo info{};
+  const int highest = ::semctl(0, 0, SEM_INFO, SemaphoreArgument{.info = &info});
+  for (int index = 0; index <= highest; ++index) {
+    ::semid_ds status{};
+    const int id = ::semctl(index, 0, SEM_STAT, SemaphoreArgument{.status = &status});
+    if (id < 0 || !is_used(id, status.sem_nsems, users)) continue;
+    record.semaphores.push_back(
+        {.owner = owner_of(id, status.sem_perm), .values = STASIS_TRY(values_of(id, status.sem_nsems))});
+  }
+  return {};
+}
+
+// msgsnd(2) and msgrcv(2) have the type in front of the text.
+std::vector<std::byte> message_buffer(std::size_t text) { return std::vector<std::byte>(sizeof(long) + text); }
+
+Result<std::vector<SystemVMessageRecord>> copy_messages(int id, std::size_t bytes) {
+  std::vector<SystemVMessageRecord> messages;
+  std::vector<std::byte> buffer = message_buffer(bytes);
+  for (long at = 0;; ++at) {
+    const ssize_t got = ::msgrcv(id, buffer.data(), bytes, at, MSG_COPY | IPC_NOWAIT);
+    if (got < 0 && errno == ENOMSG) return messages;
+    if (got < 0) return Error::from_errno(errno, fmt::format("copy a message of System V queue {}", id));
+    SystemVMessageRecord message;
+    long type = 0;
+    std::memcpy(&type, buffer.data(), sizeof type);
+    message.type = type;
+    const auto text = std::span(buffer).subspan(sizeof type, static_cast<std::size_t>(got));
+    message.bytes.assign(text.begin(), text.end());
+    messages.push_back(std::move(message));
+  }
+}
+
+Result<void> gather_queues(const Users& users, SystemVRecord& record) {
+  ::msginfo info{};
+  const int highest = ::msgctl(0, MSG_INFO, reinterpret_cast<::msqid_ds*>(&info));
+  for (int index = 0; index <= highest; ++index) {
+    ::msqid_ds status{};
+    const int id = ::msgctl(index, MSG_STAT, &status);
+    if (id < 0 || !(users.has(status.msg_lspid) || users.has(status.msg_lrpid))) continue;
+    record.queues.push_back({.owner = owner_of(id, status.msg_perm),
+                             .max_bytes = status.msg_qbytes,
+                             .messages = STASIS_TRY(copy_messages(id, status.__msg_cbytes))});
+  }
+  return {};
+}
+
+Error taken(const char* what, const SystemVOwner& owner) {
+  return Error(Errc::kBusy, fmt::format("System V {} {} (key {:#x}): id or key belong to another object now", what,
+                                        owner.id, static_cast<std::uint32_t>(owner.key)))
+      .with_help("--pids namespace restores the program with its objects in a namespace of its own");
+}
+
+template <class Status>
+bool set_owner(const SystemVOwner& owner, ::ipc_perm& permissions, Status& /*holds them*/) {
+  const bool differs =
+      permissions.uid != owner.uid || permissions.gid != owner.gid || (permissions.mode & kPermissions) != owner.mode;
+  permissions.uid = owner.uid;
+  permissions.gid = owner.gid;
+  permissions.mode = static_cast<decltype(permissions.mode)>(owner.mode & kPermissions);
+  return differs;
+}
+
+Result<void> make_semaphores(const SemaphoreSetRecord& set, RestartContext& context) {
+  STASIS_TRY(choose_next_id("sem_next_id", set.owner.id));
+  const int flags = static_cast<int>(set.owner.mode & kPermissions) | IPC_CREAT | IPC_EXCL;
+  const int id = ::semget(set.owner.key, static_cast<int>(set.values.size()), flags);
+  if (id < 0 && errno == EEXIST) return taken("semaphores", set.owner);
+  if (id < 0) return Error::from_errno(errno, "make System V semaphores");
+  STASIS_TRY(context.undo.add([id] { ::semctl(id, 0, IPC_RMID); }));
+  return id == set.owner.id ? Result<void>() : Result<void>(taken("semaphores", set.owner));
+}
+
+Result<void> restore_semaphores(const SemaphoreSetRecord& set, RestartContext& context) {
+  const int id = set.owner.id;
+  const bool possible = id >= 0 && !set.values.empty() && set.values.size() <= kMaxSemaphores &&
+                        std::ranges::all_of(set.values, [](std::uint32_t value) { return value <= 32767; });
+  if (!possible) return Error(Errc::kBadImage, "impossible System V semaphores");
+  ::semid_ds status{};
+  if (::semctl(id, 0, IPC_STAT, SemaphoreArgument{.status = &status}) < 0) {
+    STASIS_TRY(make_semaphores(set, context));
+    if (::semctl(id, 0, IPC_STAT, SemaphoreArgument{.status = &status}) < 0) {
+      return Error::from_errno(errno, "look at System V semaphores");
+    }
+  }
+  if (status.sem_perm.__key != set.owner.key || status.sem_nsems != set.values.size()) {
+    return taken("semaphores", set.owner);
+  }
+  std::vector<unsigned short> values(set.values.begin(), set.values.end());
+  if (STASIS_TRY(values_of(id, values.size())) != set.values &&
+      ::semctl(id, 0, SETALL, SemaphoreArgument{.values = values.data()}) < 0) {
+    return Error::from_errno(errno, fmt::format("set System V semaphores {}", id));
+  }
+  if (!set_owner(set.owner, status.sem_perm, status)) return {};
+  if (::semctl(id, 0, IPC_SET, SemaphoreArgument{.status = &status}) == 0) return {};
+  return Error::from_errno(errno, fmt::format("set owner and mode of System V semaphores {}", id));
+}
+
+Result<void> send_messages(const SystemVQueueRecord& queue) {
+  for (const SystemVMessageRecord& message : queue.messages) {
+    std::vector<std::byte> buffer = message_buffer(message.bytes.size());
+    const long type = message.type;
+    std::memcpy(buffer.data(), &type, sizeof type);
+    std::ranges::copy(message.bytes, buffer.begin() + sizeof type);
+    if (::msgsnd(queue.owner.id, buffer.data(), message.bytes.size(), IPC_NOWAIT) != 0) {
+      return Error::from_errno(errno, fmt::format("fill System V queue {}", queue.owner.id))
+          .with_help("raise kernel.msgmax and kernel.msgmnb");
+    }
+  }
+  return {};
+}
+
+Result<void> make_queue(const SystemVQueueRecord& queue, RestartContext& context) {
+  STASIS_TRY(choose_next_id("msg_next_id", queue.owner.id));
+  const int id = ::msgget(queue.owner.key, static_cast<int>(queue.owner.mode & kPermissions) | IPC_CREAT | IPC_EXCL);
+  if (id < 0 && errno == EEXIST) return taken("message queue", queue.owner);
+  if (id < 0) return Error::from_errno(errno, "make a System V message queue");
+  STASIS_TRY(context.undo.add([id] { ::msgctl(id, IPC_RMID, nullptr); }));
+  if (id != queue.owner.id) return taken("message queue", queue.owner);
+  ::msqid_ds status{};
+  if (::msgctl(id, IPC_STAT, &status) != 0) return Error::from_errno(errno, "look at a System V message queue");
+  const bool differs = set_owner(queue.owner, status.msg_perm, status) || status.msg_qbytes != queue.max_bytes;
+  status.msg_qbytes = queue.max_bytes;
+  if (differs && ::msgctl(id, IPC_SET, &status) != 0) {
+    return Error::from_errno(errno, fmt::format("set owner, mode and size of System V queue {}", id))
+        .with_help("raise kernel.msgmnb, or run as root");
+  }
+  return send_messages(queue);
+}
+
+Result<void> restore_queue(const SystemVQueueRecord& queue, RestartContext& context) {
+  if (queue.owner.id < 0) return Error(Errc::kBadImage, "an impossible System V message queue");
+  ::msqid_ds status{};
+  if (::msgctl(queue.owner.id, IPC_STAT, &status) != 0) return make_queue(queue, context);
+  if (status.msg_perm.__key != queue.owner.key) return taken("message queue", queue.owner);
+  if (STASIS_TRY(copy_messages(queue.owner.id, status.__msg_cbytes)) == queue.messages) return {};
+  return Error(Errc::kFileChanged, fmt::format("System V queue {} holds other messages now", queue.owner.id))
+      .with_help("--pids namespace restores the program with its objects in a namespace of its own");
+}
+
+}  // namespace
+
+Result<SystemVRecord> gather_system_v(std::span<const HostPid> tree) {
+  if (tree.empty()) return SystemVRecord();
+  const Users users{.all = !STASIS_TRY(shares_ipc_namespace(tree.front())), .tree = tree};
+  const auto ask = [&]() -> Result<std::vector<std::byte>> {
+    SystemVRecord record;
+    STASIS_TRY(gather_semaphores(users, record));
+    STASIS_TRY(gather_queues(users, record));
+    std::vector<std::byte> bytes;
+    STASIS_TRY(encode(record, bytes));
+    return bytes;
+  };
+  const auto bytes = STASIS_TRY(in_ipc_namespace(tree.front(), ask));
+  return decode<SystemVRecord>(bytes, SystemVRecord::kName);
+}
+
+Result<void> restore_system_v_objects(const SystemVRecord& record, RestartContext& context) {
+  for (const SemaphoreSetRecord& set : record.semaphores) STASIS_TRY(restore_semaphores(set, context));
+  for (const SystemVQueueRecord& queue : record.queues) STASIS_TRY(restore_queue(queue, context));
+  return {};
+}
+
+Result<void> checkpoint_system_v(void* context, ObjRef ref, void* object) {
+  CheckpointContext& ctx = CheckpointContext::of(context);
+  std::vector<HostPid> tree;
+  for (const DescriptorTable& table : static_cast<OpenFileTable*>(object)->descriptors) tree.push_back(table.pid);
+  return ctx.write_object(ref, kind::kSystemV, STASIS_TRY(gather_system_v(tree)));
+}
+
+Result<void*> restore_system_v(void* context, ObjRef) {
+  RestartContext& ctx = RestartContext::of(context);
+  const SystemVRecord record = STASIS_TRY(ctx.image.read<SystemVRecord>());
+  STASIS_TRY(restore_system_v_objects(record, ctx));
+  return to_object(std::make_unique<RestoredObject>());
+}
+
+}  // namespace stasis

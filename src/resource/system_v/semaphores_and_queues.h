@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// System V semaphores (semget(2)) and message queues (msgget(2)) that the tree uses (kSystemV; one object for all).
+//
+// They belong to the IPC namespace, not to processes. In a namespace that Stasis made, all of them are the tree's;
+// elsewhere those are on which a process of the tree did the last operation. They stay when the tree is killed: a
+// restart in the same namespace finds them, and gives them the values that they had.
+#pragma once
+
+#include <cstdint>
+#include <tuple>
+#include <vector>
+
+#include "image/record_types.h"
+#include "resource/kinds.h"
+#include "resource/open_file/open_file.h"
+#include "resource/restart_context.h"
+#include "stasis/image_schema.h"
+
+namespace stasis {
+
+struct SystemVOwner {
+  std::int32_t id = -1;
+  std::int32_t key = 0;
+  std::uint32_t mode = 0;
+  std::uint32_t uid = 0;
+  std::uint32_t gid = 0;
+
+  static constexpr auto fields() {
+    using R = SystemVOwner;
+    return std::tuple{field<1>("id", &R::id), field<2>("key", &R::key, Show::kHex),
+                      field<3>("mode", &R::mode, Show::kOctal), field<4>("uid", &R::uid), field<5>("gid", &R::gid)};
+  }
+};
+
+struct SemaphoreSetRecord {
+  SystemVOwner owner;
+  std::vector<std::uint32_t> values;
+
+  static constexpr auto fields() {
+    return std::tuple{field<1>("owner", &SemaphoreSetRecord::owner), field<2>("values", &SemaphoreSetRecord::values)};
+  }
+};
+
+struct SystemVMessageRecord {
+  std::int64_t type = 0;
+  std::vector<std::byte> bytes;
+
+  bool operator==(const SystemVMessageRecord&) const = default;
+  static constexpr auto fields() {
+    return std::tuple{field<1>("type", &SystemVMessageRecord::type),
+                      field<2>("bytes", &SystemVMessageRecord::bytes, MaxLength{1 << 24})};
+  }
+};
+
+struct SystemVQueueRecord {
+  SystemVOwner owner;
+  std::uint64_t max_bytes = 0;
+  std::vector<SystemVMessageRecord> messages;
+
+  static constexpr auto fields() {
+    using R = SystemVQueueRecord;
+    return std::tuple{field<1>("owner", &R::owner), field<2>("max_bytes", &R::max_bytes),
+                      field<3>("messages", &R::messages)};
+  }
+};
+
+struct SystemVRecord {
+  static constexpr RecordType kType = RecordType::kSystemV;
+  static constexpr std::string_view kName = "system_v";
+
+  std::vector<SemaphoreSetRecord> semaphores;
+  std::vector<SystemVQueueRecord> queues;
+
+  bool empty() const { return semaphores.empty() && queues.empty(); }
+  static constexpr auto fields() {
+    return std::tuple{field<1>("semaphores", &SystemVRecord::semaphores), field<2>("queues", &SystemVRecord::queues)};
+  }
+};
+
+// What the processes use, in their IPC namespace. Messages are copied (MSG_COPY), not taken. Objects that we may not
+// read are left out.
+Result<SystemVRecord> gather_system_v(std::span<const HostPid> tree);
+// Makes them again, or gives those that are still there their old state. What was made goes if the restart fails.
+// kBusy: an id or key belongs to another object now.
+Result<void> restore_system_v_objects(const SystemVRecord& record, RestartContext& context);
+
+// Object = OpenFileTable*.
+Result<void> checkpoint_system_v(void* context, ObjRef ref, void* object);
+Result<void*> restore_system_v(void* context, ObjRef ref);
+
+inline constexpr ObjOps kSystemVOps = {kind::kSystemV,       "system_v",          nullptr,
+                                       RestoredObject::drop, checkpoint_system_v, restore_system_v};
+
+}  // namespace stasis

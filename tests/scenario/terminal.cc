@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pseudo-terminals with both ends in the program: settings, size, what waits in both directions, packet mode, a slave
+// that was closed.
+#include <poll.h>
+#include <pty.h>
+#include <sys/ioctl.h>
+#include <termios.h>
+
+#include <array>
+
+#include "scenario.h"
+
+namespace {
+
+void put(int fd, const std::string& text) { SETUP(write(fd, text.data(), text.size())); }
+
+std::string take(int fd, int milliseconds = 2000) {
+  pollfd poll = {.fd = fd, .events = POLLIN, .revents = 0};
+  if (::poll(&poll, 1, milliseconds) <= 0) return "(nothing)";
+  std::array<char, 8192> bytes;
+  const ssize_t got = read(fd, bytes.data(), bytes.size());
+  return got < 0 ? "(error)" : std::string(bytes.data(), static_cast<std::size_t>(got));
+}
+
+struct Terminal {
+  int master = -1;
+  int slave = -1;
+  std::string name;
+  termios settings{};
+};
+
+Terminal make(bool raw) {
+  Terminal t;
+  SETUP(openpty(&t.master, &t.slave, nullptr, nullptr, nullptr));
+  SETUP(tcgetattr(t.slave, &t.settings));
+  if (raw) cfmakeraw(&t.settings);
+  t.settings.c_cc[VQUIT] = 5;
+  SETUP(tcsetattr(t.slave, TCSANOW, &t.settings));
+  SETUP(tcgetattr(t.slave, &t.settings));
+  t.name = ptsname(t.master);
+  return t;
+}
+
+void check_settings(const Terminal& t) {
+  termios now{};
+  CHECK(tcgetattr(t.slave, &now) == 0 && now.c_iflag == t.settings.c_iflag && now.c_oflag == t.settings.c_oflag &&
+            now.c_cflag == t.settings.c_cflag && now.c_lflag == t.settings.c_lflag && now.c_cc[VQUIT] == 5,
+        "%s: the settings differ", t.name.c_str());
+  CHECK(isatty(t.slave) == 1, "%s is no terminal", t.name.c_str());
+}
+
+}  // namespace
+
+int main() {
+  const Terminal lines = make(false), raw = make(true), closed = make(true);
+  const winsize size = {.ws_row = 50, .ws_col = 132, .ws_xpixel = 0, .ws_ypixel = 0};
+  SETUP(ioctl(lines.master, TIOCSWINSZ, &size));
+  put(lines.slave, "output\n");
+  put(lines.master, "first\nsecond\nthi");
+  SETUP(poll(nullptr, 0, 20));
+  const int on = 1;
+  SETUP(ioctl(raw.master, TIOCPKT, &on));
+  std::string bytes;
+  for (int i = 0; i < 2000; ++i) bytes += static_cast<char>(i * 7);
+  put(raw.master, bytes);
+  put(raw.slave, "raw\n");
+  put(closed.slave, "last words");
+  close(closed.slave);
+  const int again = SETUP(open(lines.name.c_str(), O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC));
+
+  scenario::ready_and_wait();
+
+  check_settings(lines);
+  check_settings(raw);
+  // Somebody else may have got the number meanwhile.
+  CHECK(lines.name == ptsname(lines.master) || scenario::exists(lines.name), "%s became %s", lines.name.c_str(),
+        ptsname(lines.master));
+  winsize now{};
+  CHECK(ioctl(lines.slave, TIOCGWINSZ, &now) == 0 && now.ws_row == 50 && now.ws_col == 132, "the size is %dx%d",
+        now.ws_row, now.ws_col);
+  const std::string output = take(lines.master);
+  CHECK(output == "output\r\nfirst\r\nsecond\r\nthi", "the output is %s", output.c_str());
+  CHECK(take(lines.slave) == "first\n", "the first line differs");
+  CHECK(take(again) == "second\n", "the second line differs");
+  CHECK(take(lines.slave, 20) == "(nothing)", "a line that is not finished can be read");
+  put(lines.master, "rd\n");
+  CHECK(take(again) == "third\n", "the third line differs");
+  CHECK(take(lines.master) == "rd\r\n", "there is no echo any more");
+  CHECK((fcntl(again, F_GETFL) & O_NONBLOCK) != 0, "O_NONBLOCK is lost");
+
+  CHECK(take(raw.master) == std::string("\0raw\n", 5), "packet mode or raw output differs");
+  std::string found;
+  while (found.size() < bytes.size()) {
+    const std::string part = take(raw.slave);
+    if (part == "(nothing)") break;
+    found += part;
+  }
+  CHECK(found == bytes, "raw input differs: %zu bytes", found.size());
+
+  CHECK(take(closed.master) == "last words", "what a closed slave wrote is lost");
+  CHECK(take(closed.master) == "(error)", "a closed slave does not hang up");
+  return scenario::finish();
+}
