@@ -535,6 +535,79 @@ def read_only_directory(lab, _options):
         subprocess.run(["umount", place], check=True)
 
 
+def gives_up(lab, _options):
+    """--timeout: the target goes on, the code says why; on a busy machine a short one may or may not do."""
+    target = Target(lab)
+    expect_error(lab.command("checkpoint", target.pid, "-o", lab.path("image"), "--json", "--timeout", "0"), 1, "timeout")
+    target.goes_on("a timeout of nothing")
+    for words in (("1ms",), ("3ms", "--kill"), ("10ms",)):
+        result = lab.command("checkpoint", target.pid, "-o", lab.path("image"), "--json", "--timeout", *words)
+        if result.returncode == 0:
+            os.unlink(lab.path("image"))
+            if "--kill" in words:
+                lab.wait_exit(target.process, "the killed target")
+                target = Target(lab)
+        else:
+            expect_error(result, 1, "timeout")
+        target.goes_on(f"a timeout of {words}")
+        nothing_left(lab, {target.pid}, f"a timeout of {words}")
+    target.end()
+
+
+def aborted_stream(lab, _options):
+    """A checkpoint that fails while it streams says so in the stream: the restart behind it prints that very reason."""
+    target = Target(lab)
+    for number in range(2, 9):
+        with subprocess.Popen([lab.stasis, "checkpoint", str(target.pid), "-o", "-"], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, **lab.identity(),
+                              env=lab.environment(STASIS_FAULT=str(number))) as checkpoint:
+            result = subprocess.run([lab.stasis, "restart", "-", "--detach"], stdin=checkpoint.stdout, text=True,
+                                    capture_output=True, timeout=60, check=False, cwd=lab.dir, env=lab.environment(),
+                                    **lab.identity())
+        if checkpoint.returncode == 0:
+            raise Failure(f"fault point {number} does nothing")
+        if result.returncode != 4 or len(result.stderr.splitlines()) != 1:
+            raise Failure(f"restart of a stream that was aborted at {number}: {result.returncode} {result.stderr}")
+        target.goes_on(f"a stream aborted at {number}")
+        nothing_left(lab, {target.pid}, f"a stream aborted at {number}")
+        if checkpoint.returncode == 1 and "forced failure" in result.stderr:
+            target.said = True
+    if not getattr(target, "said", False):
+        raise Failure("no restart printed the reason")
+    target.end()
+
+
+def stopped_target(lab, _options):
+    """A target stopped by job control is saved and stays stopped; so does what comes out of its image."""
+    def state(pid):
+        return proc_text(pid, "stat").rpartition(")")[2].split()[0]
+
+    def stop(target):
+        os.kill(target.pid, signal.SIGSTOP)
+        lab.wait_for(lambda: state(target.pid) == "T", "stop", target.process)
+    target = Target(lab)
+    stop(target)
+    lab.must("checkpoint", target.pid, "-o", lab.path("image"))
+    os.unlink(lab.path("image"))
+    counted = target.count()
+    time.sleep(0.05)
+    if state(target.pid) != "T" or target.count() != counted:
+        raise Failure(f"the stopped target is {state(target.pid)} after a checkpoint")
+    image = lab.checkpoint(target.pid, "--kill", image=lab.path("good.image"))
+    lab.wait_exit(target.process, "the killed target")
+    pid = lab.restart_detached(image)
+    os.unlink(next(lab.dir.glob("pid.*")))
+    time.sleep(0.05)
+    if state(pid) != "T" or target.count() != counted:
+        raise Failure(f"the restarted target is {state(pid)}")
+    os.kill(pid, signal.SIGCONT)
+    lab.wait_for(lambda: target.count() > counted + 1 or lab.read("wrong"), "counting after SIGCONT")
+    lab.write("stop", "")
+    lab.wait_gone(pid, "the continued target")
+    if lab.read("wrong"):
+        raise Failure(f"the target noticed {lab.read('wrong')}")
+
+
 def no_such_process(lab, _options):
     ended = lab.start(["true"])
     lab.wait_exit(ended, "true")
@@ -790,7 +863,7 @@ def symlink_tricks(lab, image, as_root):
 
 
 CASES = {f.__name__: f for f in (
-    any_syscall_checkpoint, any_syscall_restart,
+    any_syscall_checkpoint, any_syscall_restart, gives_up, aborted_stream, stopped_target,
     fault_points_checkpoint, fault_points_kill, fault_points_restart, failing_syscalls_checkpoint,
     failing_syscalls_restart, killed_checkpoint, interrupted_checkpoint, interrupted_restart, vanishing_target, no_space,
     closed_output, unwritable, read_only_directory, no_such_process, not_ours, already_traced, seccomp, refused_object,

@@ -57,4 +57,12 @@ void restart_with_note(Registers& regs, const WaitNote& note) {
   regs.rax = with_note(SYS_restart_syscall, note);
 }
 
+void undo_restart_with_note(Registers& regs) {
+  const bool about_to_restart = static_cast<std::int32_t>(regs.rax) == SYS_restart_syscall && note_in(regs.rax);
+  if (!about_to_restart || interrupted_syscall(regs) >= 0) return;
+  regs.orig_rax = regs.rax;
+  set_syscall_result(regs, kErestartBlock);
+  regs.rip += kSyscallInsnLength;
+}
+
 }  // namespace stasis::arch

@@ -49,4 +49,8 @@ inline void renew_wait_note(Registers& regs, std::chrono::nanoseconds waited) {
 // arch/x86/kernel/signal.c), but with a note. REQUIRES: the result is kErestartBlock.
 void restart_with_note(Registers& regs, const WaitNote& note);
 
+// A thread that has not run since (it was frozen again at once, or is stopped by job control) is seen as what it still
+// is, one that awaits its restart: in a new task the call with restart_syscall's number would find nothing to restart.
+void undo_restart_with_note(Registers& regs);
+
 }  // namespace stasis::arch

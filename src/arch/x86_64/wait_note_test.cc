@@ -5,6 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstring>
+
 namespace stasis::arch {
 namespace {
 
@@ -55,6 +57,23 @@ TEST(WaitNote, ARestartIsTheOneThatTheKernelWouldMake) {
   EXPECT_EQ(static_cast<std::int32_t>(regs.rax), SYS_restart_syscall);
   EXPECT_EQ(interrupted_syscall(regs), -1);
   EXPECT_EQ(note_in(regs.rax)->waited, std::chrono::seconds(2));
+}
+
+TEST(WaitNote, ARestartThatDidNotComeAboutIsSeenAsAwaited) {
+  Registers regs{};
+  regs.rip = 0x1002;
+  regs.orig_rax = SYS_clock_nanosleep;
+  set_syscall_result(regs, kErestartBlock);
+  restart_with_note(regs, {.call = 2, .waited = std::chrono::seconds(2)});
+  undo_restart_with_note(regs);
+  EXPECT_EQ(regs.rip, 0x1002u);
+  EXPECT_EQ(syscall_result(regs), kErestartBlock);
+  EXPECT_TRUE(awaits_restart(regs));
+  ASSERT_TRUE(wait_note(regs));
+  EXPECT_EQ(wait_note(regs)->call, 2u);
+  const Registers awaited = regs;
+  undo_restart_with_note(regs);  // nothing more to undo
+  EXPECT_EQ(std::memcmp(&regs, &awaited, sizeof regs), 0);
 }
 
 TEST(WaitNote, DoesNotDisturbWhatTellsACallByItsNumber) {

@@ -213,6 +213,7 @@ Result<InterruptedCallRecord> settle_thread(TracedProcess& process, TracedThread
                                             std::uint64_t process_pending) {
   InterruptedCallRecord call;
   const arch::Registers before = thread.registers;
+  arch::undo_restart_with_note(thread.registers);
   STASIS_TRY(settle_rseq(process.memory(), thread));
   const auto pending = STASIS_TRY(kernel::ptrace_peek_siginfo(thread.tid(), kernel::SignalQueue::kThread));
   const std::uint64_t deliverable = (signal_set(pending) | process_pending) & ~thread.signal_mask;
