@@ -72,6 +72,7 @@ class Checkpoint {
   std::optional<TreeImage> tree_;
   std::optional<ImageWriter> image_;
   DeferQueue deferred_;
+  DeferQueue farewell_;
   DeferQueue contents_;
   ObjHash objects_;  // refers to files_ and the tree: goes first
   CheckpointReport report_;
@@ -214,6 +215,7 @@ Result<void> Checkpoint::write_structure() {
   CheckpointContext context{.image = *image_,
                             .objects = objects_,
                             .deferred = deferred_,
+                            .farewell = farewell_,
                             .contents = contents_,
                             .files = files_,
                             .policy = request_.policy,
@@ -258,6 +260,8 @@ void Checkpoint::drop_references() {
 }
 
 Result<void> Checkpoint::let_go() {
+  // What it does is for the image's sake; the program ends in any case.
+  if (request_.after == AfterCheckpoint::kKill) static_cast<void>(farewell_.run());
   drop_references();
   Result<void> first;
   if (request_.after == AfterCheckpoint::kKill) {

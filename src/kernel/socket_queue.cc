@@ -216,6 +216,22 @@ Result<std::vector<QueuedMessage>> peek_queue(int fd) {
   return peek_packets(fd, type == SOCK_SEQPACKET && (poll.revents & POLLRDHUP) != 0);
 }
 
+Result<std::vector<QueuedDatagram>> peek_datagrams(int fd) {
+  const ScopedPeekOffset restored(fd, STASIS_TRY(int_option(fd, SO_PEEK_OFF)));
+  STASIS_TRY(set_peek_offset(fd, 0));
+  std::vector<QueuedDatagram> datagrams;
+  std::vector<std::byte> buffer(65536);  // no UDP datagram is larger
+  for (;;) {
+    sockaddr_storage sender{};
+    socklen_t length = sizeof sender;
+    const ssize_t got = ::recvfrom(fd, buffer.data(), buffer.size(), MSG_PEEK | MSG_DONTWAIT,
+                                   reinterpret_cast<sockaddr*>(&sender), &length);
+    if (got < 0 && errno == EAGAIN) return datagrams;
+    if (got < 0) return Error::from_errno(errno, "look into the queue of a UDP socket");
+    datagrams.push_back({{buffer.begin(), buffer.begin() + got}, to_inet_address(sender, length)});
+  }
+}
+
 namespace {
 
 template <class T>

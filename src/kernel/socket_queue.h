@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "kernel/inet_address.h"
 #include "stasis/result.h"
 
 namespace stasis::kernel {
@@ -28,6 +29,14 @@ struct QueuedMessage {
 // (ECONNRESET) would be taken by looking: kUnsupportedObject. Empty datagrams that somebody has peeked at by
 // SO_PEEK_OFF are not seen a second time (the kernel passes over them).
 Result<std::vector<QueuedMessage>> peek_queue(int fd);
+
+// A datagram in the queue of a UDP socket.
+struct QueuedDatagram {
+  std::vector<std::byte> bytes;
+  std::optional<InetAddress> sender;
+};
+// The same for a UDP socket. REQUIRES: no error waits on it, looking would take it away.
+Result<std::vector<QueuedDatagram>> peek_datagrams(int fd);
 
 // One sendmsg(2) that never blocks; yields the bytes sent. No room: kBusy. `destination`: sun_path of a datagram's
 // receiver; empty: the connected one.

@@ -27,6 +27,7 @@ struct CheckpointContext {
   ImageWriter& image;
   ObjHash& objects;
   DeferQueue& deferred;  // run at the end of the operation, after the tasks run again
+  DeferQueue& farewell;  // run right before the tasks are killed, if they are; while they live on it is not run
   DeferQueue& contents;  // run when the structure is written, before the tasks run: contents that travel in chunks
   const OpenFileTable& files;
   const CheckpointPolicy& policy;

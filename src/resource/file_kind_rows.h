@@ -11,6 +11,7 @@
 #include "resource/inotify/inotify.h"
 #include "resource/message_queue/message_queue.h"
 #include "resource/pid_fd/pid_fd.h"
+#include "resource/inet_socket/inet_socket.h"
 #include "resource/pipe/pipe.h"
 #include "resource/regular_file/path_file.h"
 #include "resource/shared_memory/shared_memory.h"
@@ -25,6 +26,7 @@ namespace stasis {
 inline constexpr std::array kFileKinds = {
     kMessageQueueKind, kMemFdKind,   kPathFileKind, kTerminalKind, kTerminalSlaveKind, kExternalKind, kPipeEndKind,
     kEventFdKind,      kTimerFdKind, kSignalFdKind, kEpollKind,    kInotifyKind,       kPidFdKind,    kUnixSocketKind,
+    kInetSocketKind,
 };
 
 constexpr bool is_complete(const FileKind& kind) {

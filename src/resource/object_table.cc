@@ -50,7 +50,7 @@ constexpr auto kRecords =
                     PathFileRecord, PipeRecord, PipeEndRecord, ExternalRecord, EventFdRecord, TimerFdRecord,
                     SignalFdRecord, EpollRecord, NamelessFileRecord, SharedMemoryRecord, MemFdRecord, UnixSocketRecord,
                     UnixLinkRecord, InotifyRecord, TerminalRecord, TerminalSlaveRecord, PosixQueueRecord,
-                    MessageQueueRecord, SystemVRecord, PidFdRecord>();
+                    MessageQueueRecord, SystemVRecord, PidFdRecord, InetSocketRecord>();
 
 }  // namespace
 

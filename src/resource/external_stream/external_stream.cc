@@ -13,6 +13,7 @@
 
 #include "base/file.h"
 #include "resource/checkpoint_context.h"
+#include "resource/inet_socket/inet_peer.h"
 #include "resource/pipe/pipe.h"
 #include "resource/unix_socket/unix_relations.h"
 
@@ -63,8 +64,9 @@ bool is_outside_terminal(const OpenFile& file, const OpenFileTable& tree) {
   return terminal != Terminal::kPtySlave || !master_in_tree(file, tree);
 }
 
-// Connected to somebody outside of the tree? What is not a unix socket can't be asked here, and counts as being so.
+// Connected to somebody outside of the tree? Sockets of other families count as being so.
 bool leads_outside(const OpenFile& socket, const OpenFileTable& tree) {
+  if (socket.inet_socket) return socket.inet_socket->remote && find_inet_peer(socket, tree) == nullptr;
   if (!socket.unix_socket) return true;
   return find_unix_relation(socket, tree).outside;
 }

@@ -39,10 +39,10 @@ class TableTrip {
     ImageWriter writer = STASIS_TRY(ImageWriter::create(dir_ / "image", {.durability = Durability::kFast}));
     STASIS_TRY(writer.write(sample::environment()));
     ObjHash objects(object_table(ObjectUse::kCheckpoint));
-    DeferQueue deferred, contents;
+    DeferQueue deferred, farewell, contents;
     const CheckpointPolicy policy;
     const Patience patience(std::chrono::seconds(60), nullptr);
-    CheckpointContext context{writer, objects, deferred, contents, table, policy, patience};
+    CheckpointContext context{writer, objects, deferred, farewell, contents, table, policy, patience};
     ref_ = STASIS_TRY(objects.checkpoint_obj(&context, &chosen, kind::kFileTable));
     STASIS_TRY(writer.end_structure());
     return writer.publish();

@@ -2,6 +2,7 @@
 #include "resource/open_file/common_obstacle.h"
 
 #include <fmt/format.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
@@ -43,8 +44,22 @@ constexpr std::array kLinkHelp = {
     LinkHelp{"anon_inode:[fanotify]", "a fanotify group can't be saved", ""},
 };
 
-std::string_view type_name(mode_t mode) {
-  if (S_ISSOCK(mode)) return "a socket";
+std::string_view socket_name(const OpenFile& file) {
+  int domain = 0, type = 0;
+  socklen_t length = sizeof domain;
+  if (!file.held || ::getsockopt(file.held.get(), SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0) return "a socket";
+  length = sizeof type;
+  ::getsockopt(file.held.get(), SOL_SOCKET, SO_TYPE, &type, &length);
+  if (type == SOCK_RAW && (domain == AF_INET || domain == AF_INET6)) return "a raw socket";
+  if (domain == AF_NETLINK) return "a netlink socket";
+  if (domain == AF_PACKET) return "a packet socket";
+  if (domain == AF_VSOCK) return "a vsock socket";
+  return "a socket of this family";
+}
+
+std::string_view type_name(const OpenFile& file) {
+  const mode_t mode = file.stat.st_mode;
+  if (S_ISSOCK(mode)) return socket_name(file);
   if (S_ISCHR(mode)) return "a character device";
   if (S_ISBLK(mode)) return "a block device";
   if (S_ISFIFO(mode)) return "a pipe";
@@ -76,7 +91,7 @@ Obstacle unknown_kind(const OpenFile& file) {
       return file.obstacle(Errc::kUnsupportedObject, std::string(row.why), std::string(row.help));
     }
   }
-  std::string why = fmt::format("{} can't be saved", type_name(file.stat.st_mode));
+  std::string why = fmt::format("{} can't be saved", type_name(file));
   if (S_ISCHR(file.stat.st_mode) || S_ISBLK(file.stat.st_mode)) {
     why += fmt::format(" (device {}:{})", major(file.stat.st_rdev), minor(file.stat.st_rdev));
   }

@@ -175,6 +175,11 @@ Result<void> look_outside(OpenFileTable& table, std::span<const ProcessHandle> p
 // `stasis check` and a kernel without socket diagnosis: it stays unknown, and kinds treat the socket as being outside.
 void look_at_socket(OpenFile& file) {
   if (!S_ISSOCK(file.stat.st_mode) || file.is_path_only()) return;
+  auto inet = file.held ? kernel::inet_socket_state(file.held.get()) : kernel::find_inet_socket(file.stat.st_ino);
+  if (inet && *inet) {
+    file.inet_socket = **inet;
+    return;
+  }
   auto state = kernel::unix_socket_state(file.stat.st_ino);
   if (!state || !*state) return;
   file.unix_socket = *std::move(*state);

@@ -18,6 +18,7 @@
 
 #include "base/ids.h"
 #include "base/unique_fd.h"
+#include "kernel/inet_address.h"
 #include "kernel/proc_fdinfo.h"
 #include "kernel/unix_diag.h"
 #include "resource/obstacle.h"
@@ -59,6 +60,7 @@ struct OpenFile {
   OpenInode* inode = nullptr;
   std::optional<std::uint64_t> peer_inode;  // of a connected unix socket
   std::optional<kernel::UnixSocketState> unix_socket;
+  std::optional<kernel::InetSocketState> inet_socket;
   std::vector<SocketMessage> queue;   // of a unix socket; unread messages, where we hold a duplicate
   std::optional<Error> unreadable;    // why the queue is not known
   const OpenFile* carrier = nullptr;  // the socket in whose queue it lies, if no process of the tree has it

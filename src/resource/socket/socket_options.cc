@@ -117,6 +117,10 @@ constexpr std::array kOptions = {
     OptionRow{kUdpLevel, 104, "UDP_GRO"},
 };
 
+bool is_buffer(const OptionRow& row) {
+  return row.level == SOL_SOCKET && (row.name == SO_SNDBUF || row.name == SO_RCVBUF || row.name == kBufLock);
+}
+
 const OptionRow* find_row(int level, int name) {
   const auto row =
       std::ranges::find_if(kOptions, [&](const OptionRow& r) { return r.level == level && r.name == name; });
@@ -210,7 +214,9 @@ Result<std::vector<SocketOptionRecord>> save_socket_options(int fd) {
     if (row.level == IPPROTO_TCP && protocol != IPPROTO_TCP) continue;
     if (row.level == kUdpLevel && protocol != IPPROTO_UDP) continue;
     auto value = get(fd, row.level, row.name);
-    if (!value || value == get(fresh.get(), row.level, row.name)) continue;
+    if (!value) continue;
+    const bool always = protocol == IPPROTO_TCP && is_buffer(row);
+    if (!always && value == get(fresh.get(), row.level, row.name)) continue;
     saved.push_back({row.level, row.name, std::string(row.label), *std::move(value)});
   }
   STASIS_TRY(save_filter(fd, saved));
@@ -227,7 +233,7 @@ Result<void> restore_socket_options(int fd, std::span<const SocketOptionRecord> 
     if (row == nullptr || option.value.size() > 64) {
       return Error(Errc::kBadImage, fmt::format("socket option {} of level {}", option.name, option.level));
     }
-    if (row->phase == phase) STASIS_TRY(set(fd, option));
+    if (row->phase == phase || (phase == OptionPhase::kBuffers && is_buffer(*row))) STASIS_TRY(set(fd, option));
   }
   return {};
 }

@@ -29,12 +29,14 @@ struct SocketOptionRecord {
 };
 
 // What differs from a fresh socket of the same domain, type and protocol. An eBPF filter: kUnsupportedObject.
+// Of TCP sockets the buffers' sizes always are, as the kernel changes them.
 Result<std::vector<SocketOptionRecord>> save_socket_options(int fd);
 
 // When an option is given to the new socket.
 enum class OptionPhase {
   kBeforeBind,  // it changes what bind(2) and connect(2) do
   kAtTheEnd,    // after the queues are filled
+  kBuffers,     // the sizes of buffers, at any time
 };
 // Gives a socket the options of one phase. One that Stasis does not know: kBadImage.
 Result<void> restore_socket_options(int fd, std::span<const SocketOptionRecord> options, OptionPhase phase);

@@ -93,9 +93,9 @@ class RoundTrip {
     ImageWriter writer = STASIS_TRY(ImageWriter::create(dir_ / "image", {.durability = Durability::kFast}));
     STASIS_TRY(writer.write(sample::environment()));
     ObjHash objects(object_table(ObjectUse::kCheckpoint));
-    DeferQueue deferred, contents;
+    DeferQueue deferred, farewell, contents;
     const Patience patience(std::chrono::seconds(60), nullptr);
-    CheckpointContext context{writer, objects, deferred, contents, table, policy, patience};
+    CheckpointContext context{writer, objects, deferred, farewell, contents, table, policy, patience};
     for (const int fd : fds) {
       OpenFile* const file = find_file(table, fd);
       const FileKind* const kind = file != nullptr ? find_file_kind(*file, table) : nullptr;
