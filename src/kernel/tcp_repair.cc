@@ -108,6 +108,12 @@ Result<TcpConnection> read_in_repair(int fd) {
   return connection;
 }
 
+void enlarge_buffers(int fd) {
+  const int room = static_cast<int>(kMaxQueue);
+  ::setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room);
+  ::setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room);
+}
+
 // Into the queue that is selected.
 Result<void> put(int fd, std::span<const std::byte> data) {
   bool enlarged = false;
@@ -117,9 +123,7 @@ Result<void> put(int fd, std::span<const std::byte> data) {
     const ssize_t sent = ::send(fd, data.data(), piece, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent <= 0 && !enlarged && (errno == EAGAIN || errno == ENOMEM)) {
       enlarged = true;
-      const int room = static_cast<int>(kMaxQueue);
-      ::setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room);
-      ::setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room);
+      enlarge_buffers(fd);
       continue;
     }
     if (sent <= 0) return Error::from_errno(errno, "fill the queue of a TCP socket");
@@ -197,8 +201,14 @@ Result<void> write_tcp_connection(int fd, const TcpConnection& connection, const
 
 Result<void> send_unsent(int fd, const TcpConnection& connection) {
   auto rest = std::span(connection.unacknowledged).subspan(sent_part(connection).size());
+  bool enlarged = false;
   while (!rest.empty()) {
     const ssize_t sent = ::send(fd, rest.data(), rest.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent <= 0 && errno == EAGAIN && !enlarged) {
+      enlarged = true;
+      enlarge_buffers(fd);
+      continue;
+    }
     if (sent <= 0) return Error::from_errno(errno, "fill the send queue of a TCP socket");
     rest = rest.subspan(static_cast<std::size_t>(sent));
   }

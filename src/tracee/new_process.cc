@@ -260,6 +260,9 @@ Result<void> NewProcess::end(int wait_status, const Patience& patience) {
   } else {
     const rlimit none{};
     calls.call(SYS_setrlimit, RLIMIT_CORE, calls.put(none));
+    // What the coordinator ignores, its children do.
+    const std::array<std::uint64_t, 4> by_default{};
+    calls.call(SYS_rt_sigaction, WTERMSIG(wait_status), calls.put(by_default), 0, sizeof(std::uint64_t));
     STASIS_TRY(run(calls, patience));
     STASIS_TRY(leader().die_by(WTERMSIG(wait_status)));
   }
