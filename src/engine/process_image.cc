@@ -72,9 +72,22 @@ Result<void> ProcessImage::settle(const Patience& patience) {
   return refresh_mappings();
 }
 
-Result<void> ProcessImage::resume(int signal) {
+// So that the next freeze knows what its threads wait for.
+void ProcessImage::note_waits() {
   const auto frozen = std::chrono::steady_clock::now() - settled_at_;
-  for (std::size_t i = 0; i < calls_.size(); ++i) note_wait(traced_->threads()[i], calls_[i], frozen);
+  std::vector<TracedThread>& threads = traced_->threads();
+  if (threads.size() != calls_.size()) return;  // never settled, or some are gone
+  for (std::size_t i = 0; i < calls_.size(); ++i) note_wait(threads[i], calls_[i], frozen);
+}
+
+void ProcessImage::let_go() {
+  if (traced_) note_waits();
+  traced_.reset();
+  calls_.clear();
+}
+
+Result<void> ProcessImage::resume(int signal) {
+  note_waits();
   return traced_->resume(signal);
 }
 

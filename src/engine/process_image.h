@@ -35,7 +35,7 @@ class ProcessImage {
   // vfork can't be stopped: kUnsupportedTask; then let_go() of its child, and of it.
   Result<void> attach();
   Result<void> settle(const Patience& patience);
-  void let_go() { traced_.reset(); }
+  void let_go();
   bool attached() const { return traced_ != nullptr; }
   // Asks the process and its threads everything. REQUIRES: settled, shares() is set.
   Result<void> inspect(const OpenFileTable& files, const Patience& patience);
@@ -64,6 +64,7 @@ class ProcessImage {
  private:
   explicit ProcessImage(kernel::ProcDir proc) : proc_(std::move(proc)) {}
   Result<void> refresh_mappings();
+  void note_waits();
   Result<void> ask_process(const Patience& patience, std::uint64_t& brk);
   Result<void> ask_threads(const Patience& patience);
 
