@@ -92,7 +92,7 @@ class Shell:
         self.process = subprocess.Popen(
             ["/bin/bash", "--norc", "--noprofile", "-i"], stdin=slave, stdout=slave, stderr=slave, cwd=lab.dir,
             env=lab.environment(PS1="PROMPT> ", TERM="dumb", HISTFILE=""), start_new_session=True,
-            preexec_fn=_take_terminal, **lab.identity())
+            preexec_fn=take_terminal, **lab.identity())
         os.close(slave)
         self.master = master
         self.screen = Collector(master)
@@ -115,7 +115,7 @@ class Shell:
         os.close(self.master)
 
 
-def _take_terminal():
+def take_terminal():
     import fcntl
     import termios
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
