@@ -11,6 +11,7 @@
 #include "kernel/proc_dir.h"
 #include "resource/memory/memory_image.h"
 #include "resource/open_file/gather.h"
+#include "resource/open_file/other_name.h"
 #include "resource/task_obstacles/task_obstacles.h"
 
 namespace stasis {
@@ -88,6 +89,7 @@ Result<void> add_contents(std::span<const kernel::ProcDir> tree, const Checkpoin
   std::vector<std::vector<kernel::Vma>> vmas;
   for (const kernel::ProcDir& proc : tree) {
     vmas.push_back(STASIS_TRY(proc.smaps()));
+    find_other_names(vmas.back());
     append(obstacles, find_memory_obstacles(proc.pid(), vmas.back()));
   }
   std::vector<ProcessHandle> handles;

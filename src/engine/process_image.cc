@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "resource/open_file/other_name.h"
 #include "resource/signal/signal_actions.h"
 
 namespace stasis {
@@ -38,6 +39,7 @@ Result<std::unique_ptr<ProcessImage>> ProcessImage::look(HostPid pid) {
   auto proc = STASIS_TRY(kernel::ProcDir::open(pid));
   std::unique_ptr<ProcessImage> image(new ProcessImage(std::move(proc)));
   image->vmas_ = STASIS_TRY(image->proc_.smaps());
+  find_other_names(image->vmas_);
   image->small_ = resident(image->vmas_) < kSmallProcess;
   const auto memory = STASIS_TRY(kernel::ProcessMemory::open(image->proc_));
   image->gadgets_ = find_gadgets(memory, image->vmas_);
@@ -94,10 +96,12 @@ Result<void> ProcessImage::resume(int signal) {
 // What was read before the freeze still holds if the layout is the same; else all is read again.
 Result<void> ProcessImage::refresh_mappings() {
   if (!small_) {
-    const auto now = STASIS_TRY(proc_.maps());
+    auto now = STASIS_TRY(proc_.maps());
+    find_other_names(now);
     if (kernel::same_layout(vmas_, now)) return {};
   }
   auto now = STASIS_TRY(proc_.smaps());
+  find_other_names(now);
   const bool moved = !kernel::same_layout(vmas_, now);
   vmas_ = std::move(now);
   if (moved) gadgets_ = find_gadgets(traced_->memory(), vmas_);

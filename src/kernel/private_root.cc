@@ -66,7 +66,7 @@ Result<void> PrivateRoot::run(const std::function<Result<void>()>& action) const
 Result<void> make_parent_directories(std::string_view path) {
   for (std::size_t slash = path.find('/', 1); slash != path.npos; slash = path.find('/', slash + 1)) {
     const std::string directory(path.substr(0, slash));
-    if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST && errno != EISDIR) {
+    if (::mkdir(directory.c_str(), 0755) != 0 && errno != EEXIST && errno != EISDIR) {
       return Error::from_errno(errno, "make directory " + directory);
     }
   }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "resource/nameless_file/nameless_file.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -9,7 +8,6 @@
 
 #include <array>
 #include <cerrno>
-#include <memory>
 #include <random>
 #include <string_view>
 
@@ -18,6 +16,7 @@
 #include "resource/checkpoint_context.h"
 #include "resource/file_contents/file_contents.h"
 #include "resource/file_contents/visible_contents.h"
+#include "resource/open_file/other_name.h"
 
 namespace stasis {
 namespace {
@@ -29,26 +28,6 @@ constexpr std::uint64_t kMaxSize = std::uint64_t{1} << 62;
 
 std::string without_suffix(const std::string& link) {
   return link.ends_with(kDeletedSuffix) ? link.substr(0, link.size() - kDeletedSuffix.size()) : link;
-}
-
-std::string directory_of(const std::string& path) {
-  const auto slash = path.rfind('/');
-  return slash == 0 || slash == std::string::npos ? "/" : path.substr(0, slash);
-}
-
-// Another name of the file in a directory.
-std::optional<std::string> other_name(const std::string& directory, const struct ::stat& wanted) {
-  const std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(directory.c_str()),
-                                                [](DIR* d) { return d ? ::closedir(d) : 0; });
-  if (!dir) return std::nullopt;
-  while (const dirent* entry = ::readdir(dir.get())) {
-    if (entry->d_ino != wanted.st_ino) continue;
-    struct ::stat found{};
-    if (::fstatat(::dirfd(dir.get()), entry->d_name, &found, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    if (found.st_dev != wanted.st_dev || found.st_ino != wanted.st_ino) continue;
-    return (directory == "/" ? "" : directory) + "/" + entry->d_name;
-  }
-  return std::nullopt;
 }
 
 std::int64_t to_ns(const timespec& t) { return t.tv_sec * kSecond + t.tv_nsec; }
@@ -73,7 +52,8 @@ NameFound find_name(const OpenFile& file) {
   // A directory counts itself and is never linked twice.
   if (file.stat.st_nlink == 0 || (S_ISDIR(file.stat.st_mode) && path != file.link)) return {FileName::kDeleted, path};
   if (!found && why == EACCES) return {FileName::kUnreachable, path};
-  if (auto other = other_name(directory_of(path), file.stat)) return {FileName::kLeadsToIt, *std::move(other)};
+  if (auto other = other_name(directory_of(path), file.stat.st_dev, file.stat.st_ino))
+    return {FileName::kLeadsToIt, *std::move(other)};
   return {path != file.link ? FileName::kLinkedElsewhere : FileName::kTakenByOther, path};
 }
 

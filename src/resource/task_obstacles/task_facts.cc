@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <sstream>
 
 #include "base/file.h"
 #include "kernel/kcmp.h"
@@ -93,17 +94,29 @@ void add_namespace_init(const ProcDir& proc, const ProcStatus& own, TaskFacts& f
   facts.init_namespaces = namespace_ids(init);
 }
 
-// Does its namespace hold any semaphores? The first line is a heading.
-bool semaphores_exist() {
+// Does its namespace hold a set of semaphores that anybody ever operated on? The first line is a heading; of the others
+// the ninth word is the time of the last semop(2), 0 for none (man 5 proc).
+bool used_semaphores_exist() {
+  constexpr int kOperationTime = 9;
   const auto text = read_file(AT_FDCWD, "/proc/sysvipc/sem");
-  return text && std::ranges::count(*text, '\n') > 1;
+  if (!text) return false;
+  std::istringstream lines(*text);
+  std::string line;
+  std::getline(lines, line);
+  while (std::getline(lines, line)) {
+    std::istringstream words(line);
+    std::string word;
+    for (int i = 0; i < kOperationTime; ++i) words >> word;
+    if (!words || word != "0") return true;
+  }
+  return false;
 }
 
 // The kernel tells whether there is a list of undo values, but not whether anything stands in it; and every process
 // that ever made a thread has a list (CLONE_SYSVSEM). So only a process of one thread is suspected, where semaphores
-// exist.
+// were used.
 bool may_undo_semaphores(const ProcDir& proc, const TaskFacts& facts, const Observer& observer) {
-  if (facts.threads.size() != 1 || !semaphores_exist()) return false;
+  if (facts.threads.size() != 1 || !used_semaphores_exist()) return false;
   const auto order = kernel::kcmp(kernel::KcmpType::kSysvSem, proc.pid(), observer.without_undo);
   return order && *order != std::partial_ordering::equivalent;
 }
