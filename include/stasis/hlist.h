@@ -29,7 +29,7 @@ class HListHook {
  public:
   constexpr HListHook() = default;
   constexpr HListHook(const HListHook&) noexcept {}
-  constexpr HListHook& operator=(const HListHook&) noexcept { return *this; }
+  constexpr HListHook& operator=(const HListHook&) noexcept { return *this; }  // NOLINT(*-self-assignment)
 #ifdef STASIS_DEBUG_LISTS
   constexpr ~HListHook() {
     if (!std::is_constant_evaluated() && is_linked()) detail::list_fault("an element died while on a hash list");

@@ -73,7 +73,7 @@ class ListHook {
  public:
   constexpr ListHook() = default;
   constexpr ListHook(const ListHook&) noexcept {}
-  constexpr ListHook& operator=(const ListHook&) noexcept { return *this; }
+  constexpr ListHook& operator=(const ListHook&) noexcept { return *this; }  // NOLINT(*-self-assignment): links stay
 #ifdef STASIS_DEBUG_LISTS
   constexpr ~ListHook() {
     if (!std::is_constant_evaluated() && is_linked()) detail::list_fault("an element died while on a list");

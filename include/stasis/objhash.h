@@ -212,7 +212,7 @@ class ObjHash {
 
   static std::uint64_t to_key(const void* object) noexcept { return reinterpret_cast<std::uintptr_t>(object); }
   static void* to_object(std::uint64_t key) noexcept {
-    return reinterpret_cast<void*>(static_cast<std::uintptr_t>(key));
+    return reinterpret_cast<void*>(static_cast<std::uintptr_t>(key));  // NOLINT(performance-no-int-to-ptr): it was one
   }
   static std::uint64_t hash(std::uint64_t key, std::uint64_t seed) noexcept {
     __extension__ using Wide = unsigned __int128;

@@ -172,7 +172,7 @@ template <class Base, class F>
 class OneShot final : public Base {
  public:
   template <class G>
-  explicit OneShot(G&& callable)
+  explicit OneShot(G&& callable)  // NOLINT(bugprone-forwarding-reference-overload): never copied
       : Base(&OneShot::run, std::is_same_v<Base, DelayedWork> ? Base::Kind::kOwnedDelayed : Base::Kind::kOwned),
         callable_(std::forward<G>(callable)) {}
 

@@ -128,6 +128,7 @@ using NameTable = HashTable<Node, &Node::by_name, NameOf>;
 
 TEST(HashTable, FindsAmongMany) {
   std::vector<Node> nodes;
+  nodes.reserve(5000);
   for (int i = 0; i < 5000; ++i) nodes.emplace_back(i * 64 - 1000);
   Table table;
   EXPECT_EQ(table.find(0), nullptr);
@@ -181,6 +182,7 @@ TEST(HashTable, KeysOfAnyHashableTypeAndTwoTablesPerObject) {
 
 TEST(HashTable, VisitorMayEraseWhatItVisits) {
   std::vector<Node> nodes;
+  nodes.reserve(100);
   for (int i = 0; i < 100; ++i) nodes.emplace_back(i);
   Table table;
   for (Node& node : nodes) table.insert(node);

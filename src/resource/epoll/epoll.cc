@@ -175,7 +175,8 @@ Result<void> fill_set(int epoll, std::vector<Watch> watches) {
   for (const Watch& watch : watches) above = std::max(above, watch.number + 1);
   const auto move_up = [&](int& fd) -> Result<void> {
     if (fd >= above) return {};
-    if ((fd = ::fcntl(fd, F_DUPFD_CLOEXEC, above)) >= 0) return {};
+    fd = ::fcntl(fd, F_DUPFD_CLOEXEC, above);
+    if (fd >= 0) return {};
     return Error::from_errno(errno, "duplicate a descriptor").with_help("raise the limit of open files (ulimit -n)");
   };
   STASIS_TRY(move_up(epoll));
