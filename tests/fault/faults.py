@@ -417,8 +417,8 @@ def interrupted_restart(lab, options):
 
 
 def vanishing_target(lab, options):
-    """The target is killed at a random moment of the checkpoint: that is what the error says, whatever failed first. A
-    checkpoint that was through by then has its image."""
+    """The target is killed at a random moment of the checkpoint, or as soon as it is held: that is what the error says,
+    whatever failed first. A checkpoint that was through by then has its image."""
     target = Target(lab)
     duration = typical_duration(lab, target)
     generator = random.Random()
@@ -426,7 +426,10 @@ def vanishing_target(lab, options):
     for number in range(100 if options.long else 12):
         lab.deadline = time.monotonic() + lab.seconds
         checkpoint = start_checkpoint(lab, target, stderr=subprocess.PIPE)
-        time.sleep(generator.uniform(0, duration))
+        if number % 2:
+            await_freeze(target, checkpoint)
+        else:
+            time.sleep(generator.uniform(0, duration))
         os.kill(target.pid, signal.SIGKILL)
         said = checkpoint.communicate(timeout=60)[1].decode()
         lab.wait_exit(target.process, "the killed target")
