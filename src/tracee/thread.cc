@@ -213,8 +213,14 @@ Result<void> TracedThread::put_back() {
 }
 
 void TracedThread::await_stop_briefly() {
-  const Patience moment(std::chrono::milliseconds(200), nullptr);
-  if (auto stopped = wait_stopped(moment); !stopped) log::debug("tracee", "{}", stopped.error().message());
+  const Patience moment(std::chrono::seconds(2), nullptr);
+  for (;;) {
+    const auto stopped = wait_stopped(moment);
+    if (stopped) return;
+    log::debug("tracee", "{}", stopped.error().message());
+    // In vfork: its child, let go already, is about to run another program.
+    if (stopped.error().code() != Errc::kUnsupportedTask || !moment.check()) return;
+  }
 }
 
 Result<void> TracedThread::die_by(int signal) {

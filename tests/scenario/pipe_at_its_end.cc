@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// scenario: modes=plain,leave,restart,user-leave,user,freezes,failures
+// scenario: modes=plain,leave,restart,user-leave,user,freezes,failures alone
+// (Alone: whoever reads /proc/PID/fd of another process holds its files for that moment, and other tests' stasis do.)
 // Objects go first: whatever Stasis held of the program's files is dropped before the program runs again, whether the
 // operation succeeded or failed. Two threads make pipes without rest, close one end and look at once from the other: a
 // pipe whose last writer has closed is at its end, one whose last reader has closed is broken. A reference of somebody

@@ -9,6 +9,7 @@
 // A line `// scenario: WORD...` in the source tells the runner (see tests/scenario/CMakeLists.txt):
 //   modes=a,b  only these modes     root  needs root     no-user  not as an ordinary user
 //   ipc  makes SysV or POSIX objects (such tests run one at a time)     also-static  run a static build as well
+//   alone  while no other test runs
 #pragma once
 
 #include <fcntl.h>

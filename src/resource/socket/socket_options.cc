@@ -121,6 +121,13 @@ bool is_buffer(const OptionRow& row) {
   return row.level == SOL_SOCKET && (row.name == SO_SNDBUF || row.name == SO_RCVBUF || row.name == kBufLock);
 }
 
+bool is_multicast(const OptionRow& row) {
+  if (row.level == IPPROTO_IP) {
+    return row.name == IP_MULTICAST_TTL || row.name == IP_MULTICAST_LOOP || row.name == IP_MULTICAST_ALL;
+  }
+  return row.level == IPPROTO_IPV6 && (row.name == IPV6_MULTICAST_HOPS || row.name == IPV6_MULTICAST_LOOP);
+}
+
 const OptionRow* find_row(int level, int name) {
   const auto row =
       std::ranges::find_if(kOptions, [&](const OptionRow& r) { return r.level == level && r.name == name; });
@@ -213,6 +220,8 @@ Result<std::vector<SocketOptionRecord>> save_socket_options(int fd) {
     if (row.level != SOL_SOCKET && domain == AF_UNIX) continue;
     if (row.level == IPPROTO_TCP && protocol != IPPROTO_TCP) continue;
     if (row.level == kUdpLevel && protocol != IPPROTO_UDP) continue;
+    // A connection tells of multicast what it was born with, and refuses to be told so.
+    if (is_multicast(row) && type == SOCK_STREAM) continue;
     auto value = get(fd, row.level, row.name);
     if (!value) continue;
     const bool always = protocol == IPPROTO_TCP && is_buffer(row);
