@@ -63,6 +63,7 @@ class Work:
 
         def ended():
             if isinstance(target, int):
+                lab.reap()  # it is ours by adoption: unreaped it would stay
                 return not os.path.exists(f"/proc/{target}")
             return target.poll() is not None
 
