@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "kernel/vfork.h"
 #include "resource/open_file/other_name.h"
 #include "resource/signal/signal_actions.h"
 
@@ -58,6 +59,11 @@ Result<void> ProcessImage::attach() {
   }
   traced_ = STASIS_TRY(std::move(attached));
   return {};
+}
+
+bool ProcessImage::sleeps_in_vfork() const {
+  const auto& threads = traced_->threads();
+  return std::ranges::any_of(threads, [](const TracedThread& thread) { return kernel::waits_for_vfork(thread.tid()); });
 }
 
 Result<void> ProcessImage::settle(const Patience& patience) {

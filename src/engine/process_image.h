@@ -32,11 +32,12 @@ class ProcessImage {
   TracedProcess& traced() { return *traced_; }
 
   // Asks all threads to stop / waits until they have. Beyond this nothing in the process moves. A thread that sleeps in
-  // vfork can't be stopped: kUnsupportedTask; then let_go() of its child, and of it.
+  // vfork can't be stopped, and settle() fails: let_go() of its child, and of it.
   Result<void> attach();
   Result<void> settle(const Patience& patience);
   void let_go();
   bool attached() const { return traced_ != nullptr; }
+  bool sleeps_in_vfork() const;
   // Asks the process and its threads everything. REQUIRES: settled, shares() is set.
   Result<void> inspect(const OpenFileTable& files, const Patience& patience);
 

@@ -66,8 +66,8 @@ Result<void> ProcessRestore::check_rights(const InheritedState& inherited, const
   return {};
 }
 
-std::int32_t ProcessRestore::highest_tid() const {
-  return std::ranges::max(threads_, {}, &ThreadRecord::tid).tid.value();
+void ProcessRestore::add_tids(std::set<ImagePid>& tids) const {
+  for (const ThreadRecord& thread : threads_) tids.insert(thread.tid);
 }
 
 int ProcessRestore::report_signal() const {

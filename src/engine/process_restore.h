@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -35,7 +36,7 @@ class ProcessRestore {
   HostPid pid() const { return process_->pid(); }
   NewProcess& task() { return *process_; }
   bool made() const { return process_.has_value(); }
-  std::int32_t highest_tid() const;
+  void add_tids(std::set<ImagePid>& tids) const;
   // A signal of which nothing is pending in the image: it can report the end of batches until the very end.
   int report_signal() const;
 

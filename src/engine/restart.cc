@@ -206,10 +206,11 @@ Result<std::vector<ImagePid>> image_pids(const ImageReader& image) {
       processes.push_back(STASIS_TRY(decode<ProcessRecord>(raw.payload, ProcessRecord::kName)));
     }
   }
+  const Surroundings around(processes);
   for (const ProcessRecord& process : processes) {
     pids.insert(process.pid);
-    if (!is_ambient_session(processes, process.session)) pids.insert(process.session);
-    if (!is_ambient_group(processes, process.process_group)) pids.insert(process.process_group);
+    if (!around.have_session(process.session)) pids.insert(process.session);
+    if (!around.have_group(process.process_group)) pids.insert(process.process_group);
   }
   return std::vector(pids.begin(), pids.end());
 }

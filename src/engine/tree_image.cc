@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <ranges>
 
 #include "base/log.h"
@@ -44,10 +45,13 @@ Result<TreeImage> TreeImage::look(HostPid root) {
   return tree;
 }
 
-bool TreeImage::has(HostPid pid) const {
-  return std::ranges::find(processes_, pid, [](const auto& process) { return process->pid(); }) != processes_.end() ||
-         std::ranges::find(ended_, pid) != ended_.end();
+ProcessImage* TreeImage::find(HostPid pid) const {
+  const auto found =
+      std::ranges::find(processes_, pid, [](const auto& process) { return process ? process->pid() : HostPid(); });
+  return found == processes_.end() ? nullptr : found->get();
 }
+
+bool TreeImage::has(HostPid pid) const { return find(pid) || std::ranges::find(ended_, pid) != ended_.end(); }
 
 Result<void> TreeImage::add(HostPid pid) {
   const kernel::ProcDir proc = STASIS_TRY(kernel::ProcDir::open(pid));
@@ -83,50 +87,56 @@ void TreeImage::let_go() {
   for (const auto& process : processes_ | std::views::reverse) process->let_go();
 }
 
-// Waits for one process and takes up the children it has then. False: it has ended meanwhile.
-Result<bool> TreeImage::settle(std::size_t index, const Patience& patience) {
+// Waits for one process and takes up the children it has then.
+Result<TreeImage::Settled> TreeImage::settle(std::size_t index, const Patience& patience) {
   auto settled = processes_[index]->settle(patience);
   if (!settled && index > 0 && has_ended(processes_[index]->pid())) {
     ended_.push_back(processes_[index]->pid());
     processes_.erase(processes_.begin() + static_cast<std::ptrdiff_t>(index));
-    return false;
+    return Settled::kEnded;
   }
+  if (!settled && processes_[index]->sleeps_in_vfork()) return Settled::kInVfork;
   STASIS_TRY(std::move(settled));
   const std::size_t known = processes_.size();
   STASIS_TRY(add_children_of(processes_[index]->proc()));
   for (std::size_t i = known; i < processes_.size(); ++i) {
     if (auto attached = processes_[i]->attach(); !attached && !has_ended(processes_[i]->pid())) return attached.error();
   }
-  return true;
+  return Settled::kStopped;
 }
 
-Result<void> TreeImage::freeze_once(const Patience& patience) {
+// Nothing: all stand. Otherwise the process that sleeps in vfork and can't be stopped.
+Result<std::optional<HostPid>> TreeImage::freeze_once(const Patience& patience) {
   for (const auto& process : processes_) {
     auto attached = process->attach();
-    if (!attached && (process == processes_.front() || !has_ended(process->pid()))) return attached;
+    if (!attached && (process == processes_.front() || !has_ended(process->pid()))) return attached.error();
   }
   const HostPid root = processes_.front()->pid();
   std::erase_if(processes_, [&](const auto& process) { return !process->attached() && process->pid() != root; });
   for (std::size_t i = 0; i < processes_.size();) {
     if (!processes_[i]->attached()) {
       processes_.erase(processes_.begin() + static_cast<std::ptrdiff_t>(i));
-    } else if (STASIS_TRY(settle(i, patience))) {
-      ++i;
+      continue;
     }
+    const HostPid pid = processes_[i]->pid();
+    const Settled settled = STASIS_TRY(settle(i, patience));
+    if (settled == Settled::kInVfork) return pid;
+    if (settled == Settled::kStopped) ++i;
   }
-  return {};
+  return std::nullopt;
 }
 
+// A parent in vfork can't be stopped; its child must run on, so that both can be stopped a little later.
 Result<void> TreeImage::freeze(const Patience& patience) {
   constexpr useconds_t kPause = 2000;
-  for (;;) {
-    auto frozen = freeze_once(patience);
-    if (frozen) break;
-    // A parent in vfork can't be stopped; its child must run on, so that both can be stopped a little later.
-    if (frozen.error().code() != Errc::kUnsupportedTask) return frozen;
+  while (const auto in_vfork = STASIS_TRY(freeze_once(patience))) {
     let_go();
-    log::debug("checkpoint", "{}", frozen.error().message());
-    if (!patience.check()) return frozen;
+    log::debug("checkpoint", "process {} is in vfork: later", in_vfork->value());
+    if (!patience.check()) {
+      return Error(Errc::kUnsupportedTask,
+                   fmt::format("process {} waits in vfork for its child to run another program", in_vfork->value()))
+          .with_help("try again in a moment, or allow more time (--timeout)");
+    }
     ::usleep(kPause);
   }
   sort_by_descent();
@@ -140,26 +150,25 @@ std::vector<std::pair<HostPid, HostPid>> TreeImage::parents() const {
   return pairs;
 }
 
-// Children of what ended during the freeze have other parents now.
+// Children of what ended during the freeze have other parents now. Depth first finds each parent before its children.
 void TreeImage::sort_by_descent() {
+  std::map<HostPid, std::vector<std::size_t>> children;
   const auto pairs = parents();
-  const auto depth = [&](HostPid pid) {
-    std::size_t steps = 0;
-    for (auto at = std::ranges::find(pairs, pid, &std::pair<HostPid, HostPid>::first);
-         at != pairs.end() && steps <= pairs.size(); ++steps) {
-      at = std::ranges::find(pairs, at->second, &std::pair<HostPid, HostPid>::first);
-    }
-    return steps;
-  };
-  const HostPid root = processes_.front()->pid();
-  std::vector<std::pair<std::size_t, std::unique_ptr<ProcessImage>>> sorted;
-  for (auto& process : processes_) {
-    const std::size_t at = process->pid() == root ? 0 : depth(process->pid());
-    sorted.emplace_back(at, std::move(process));
+  for (std::size_t i = pairs.size(); i-- > 1;) {
+    const bool inside = find(pairs[i].second) != nullptr;
+    children[inside ? pairs[i].second : HostPid()].push_back(i);
   }
-  std::ranges::stable_sort(sorted, {}, [](const auto& entry) { return entry.first; });
-  processes_.clear();
-  for (auto& [at, process] : sorted) processes_.push_back(std::move(process));
+  std::vector<std::size_t> steps = children[HostPid()];
+  steps.push_back(0);
+  std::vector<std::unique_ptr<ProcessImage>> sorted;
+  while (!steps.empty()) {
+    const std::size_t index = steps.back();
+    steps.pop_back();
+    const auto& below = children[pairs[index].first];
+    steps.insert(steps.end(), below.begin(), below.end());
+    sorted.push_back(std::move(processes_[index]));
+  }
+  processes_ = std::move(sorted);
 }
 
 // kcmp orders the objects; those that are equal lie side by side then, and belong to the first in the tree.
@@ -201,9 +210,7 @@ Result<void> TreeImage::find_zombies() {
   zombies_.clear();
   for (const auto& process : processes_) {
     for (const HostPid child : STASIS_TRY(process->proc().children())) {
-      const bool lives =
-          std::ranges::find(processes_, child, [](const auto& p) { return p->pid(); }) != processes_.end();
-      if (lives) continue;
+      if (find(child)) continue;
       // Nobody holds one that is on its way out.
       auto proc = kernel::ProcDir::open(child);
       auto state = proc ? proc->stat() : Result<kernel::ProcStat>(proc.error());
@@ -228,12 +235,12 @@ Result<void> TreeImage::find_zombies() {
 
 void TreeImage::link_parents() {
   const auto image_pid = [&](HostPid pid) {
-    const auto found = std::ranges::find(processes_, pid, [](const auto& process) { return process->pid(); });
-    return found == processes_.end() ? ImagePid() : (*found)->record().pid;
+    ProcessImage* const process = find(pid);
+    return process ? process->record().pid : ImagePid();
   };
   for (const auto& [pid, parent] : parents()) {
-    const auto process = std::ranges::find(processes_, pid, [](const auto& p) { return p->pid(); });
-    (*process)->record().parent = process == processes_.begin() ? ImagePid() : image_pid(parent);
+    const bool root = pid == processes_.front()->pid();
+    find(pid)->record().parent = root ? ImagePid() : image_pid(parent);
   }
   for (ZombieImage& zombie : zombies_) zombie.record.parent = image_pid(zombie.parent);
 }
@@ -256,18 +263,14 @@ void TreeImage::reap_in(ProcessImage& parent, ImagePid child) {
 }
 
 void TreeImage::kill() {
-  const auto pairs = parents();
-  const auto find = [&](HostPid pid) -> ProcessImage* {
-    const auto found = std::ranges::find(processes_, pid, [](const auto& process) { return process->pid(); });
-    return found == processes_.end() ? nullptr : found->get();
-  };
+  std::map<HostPid, HostPid> parent_of;
+  for (const auto& [pid, parent] : parents()) parent_of[pid] = parent;
   for (const ZombieImage& zombie : zombies_) {
     if (ProcessImage* const parent = find(zombie.parent)) reap_in(*parent, zombie.record.pid);
   }
   for (const auto& process : processes_ | std::views::reverse) {
     process->traced().kill();
-    const auto pair = std::ranges::find(pairs, process->pid(), &std::pair<HostPid, HostPid>::first);
-    ProcessImage* const parent = find(pair->second);
+    ProcessImage* const parent = find(parent_of[process->pid()]);
     if (parent && process != processes_.front()) reap_in(*parent, process->record().pid);
   }
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "engine/process_image.h"
@@ -52,8 +53,10 @@ class TreeImage {
   Result<void> add_children_of(const kernel::ProcDir& proc);
   Result<void> add_namespace_mates();
   bool has(HostPid pid) const;
-  Result<void> freeze_once(const Patience& patience);
-  Result<bool> settle(std::size_t index, const Patience& patience);
+  ProcessImage* find(HostPid pid) const;
+  Result<std::optional<HostPid>> freeze_once(const Patience& patience);
+  enum class Settled { kStopped, kEnded, kInVfork };
+  Result<Settled> settle(std::size_t index, const Patience& patience);
   void let_go();
   void sort_by_descent();
   Result<void> find_shares();

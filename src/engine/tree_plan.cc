@@ -3,16 +3,27 @@
 
 #include <fmt/format.h>
 #include <sched.h>
+#include <signal.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
-#include <set>
 
 namespace stasis {
 namespace {
 
 Error bad(const ProcessRecord& record, std::string_view why) {
   return Error(Errc::kBadImage, fmt::format("process {}: {}", record.pid.value(), why));
+}
+
+// A wait status that only the end of a process gives: exit, or a signal that kills by default (man 7 signal).
+bool is_an_end(std::int32_t status) {
+  constexpr int kCoreDumped = 0x80, kSignalMask = 0x7f;
+  if ((status & ~0xff00) == 0) return true;
+  const int signal = status & kSignalMask;
+  constexpr std::array kHarmless = {SIGCHLD, SIGCONT, SIGURG, SIGWINCH, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU};
+  return (status & ~(kSignalMask | kCoreDumped)) == 0 && signal >= 1 && signal <= 64 &&
+         std::ranges::find(kHarmless, signal) == kHarmless.end();
 }
 
 // The session of the surroundings has no number in an image.
@@ -27,7 +38,7 @@ class Planner {
   Result<void> check();
   void name_sessions();
   Result<void> share();
-  Result<void> need_sessions();
+  void need_sessions();
   Result<void> place(std::size_t index);
   std::size_t parent_of(std::size_t index) const;
   std::size_t helper_for(std::size_t parent, ImagePid session);
@@ -50,6 +61,7 @@ Result<void> Planner::check() {
     if (record.pid.value() <= 0) return bad(record, "it has no pid");
     if (!index_.emplace(record.pid, i).second) return bad(record, "its pid is there twice");
     if (i == 0 && (record.zombie || record.parent)) return bad(record, "it can't be the root");
+    if (record.zombie && !is_an_end(record.wait_status)) return bad(record, "it ended in a way that nothing ends");
     if (!record.parent) continue;
     const auto parent = index_.find(record.parent);
     if (parent == index_.end()) return bad(record, "its parent does not stand before it");
@@ -64,10 +76,10 @@ std::size_t Planner::parent_of(std::size_t index) const {
 
 // With --detach the surroundings' session becomes the root's own.
 void Planner::name_sessions() {
+  const Surroundings around(records_);
+  const ImagePid own = policy_ == SessionPolicy::kDetached ? records_[0].pid : kAmbient;
   for (const ProcessRecord& record : records_) {
-    const bool ambient = is_ambient_session(records_, record.session);
-    const ImagePid own = policy_ == SessionPolicy::kDetached ? records_[0].pid : kAmbient;
-    session_.push_back(ambient ? own : record.session);
+    session_.push_back(around.have_session(record.session) ? own : record.session);
   }
 }
 
@@ -107,22 +119,17 @@ Result<void> Planner::share() {
   return {};
 }
 
-// From the leaves up: a process is born in its session, or, if it leads that, in the one its children need.
-Result<void> Planner::need_sessions() {
+// From the leaves up: a process is born in its session, or, if it leads that, in the one its children need. (Only one
+// can be; children who need others take a helper.)
+void Planner::need_sessions() {
   born_in_.resize(records_.size());
   for (std::size_t i = records_.size(); i-- > 0;) {
-    if (session_[i] != records_[i].pid) {
-      born_in_[i] = session_[i];
-      continue;
-    }
-    for (std::size_t c = i + 1; c < records_.size(); ++c) {
-      if (parent_of(c) != i || !born_in_[c] || *born_in_[c] == session_[i]) continue;
-      // Only one can be; the others take a helper.
-      if (!born_in_[i] && leader_of(*born_in_[c]) != kCoordinator) born_in_[i] = born_in_[c];
-      if (!born_in_[i] && *born_in_[c] == kAmbient) born_in_[i] = kAmbient;
-    }
+    if (session_[i] != records_[i].pid) born_in_[i] = session_[i];
+    const std::size_t parent = parent_of(i);
+    if (parent == kCoordinator || !born_in_[i] || session_[parent] != records_[parent].pid) continue;
+    const bool can_be = *born_in_[i] == kAmbient || leader_of(*born_in_[i]) != kCoordinator;
+    if (*born_in_[i] != session_[parent] && can_be) born_in_[parent] = born_in_[i];
   }
-  return {};
 }
 
 // kCoordinator: it is not in the tree.
@@ -187,7 +194,7 @@ Result<TreePlan> Planner::make() {
                            .leads_session = session_[i] == records_[i].pid});
   }
   STASIS_TRY(share());
-  STASIS_TRY(need_sessions());
+  need_sessions();
   for (std::size_t i = 0; i < records_.size(); ++i) STASIS_TRY(place(i));
   for (std::size_t i = 0; i < plan_.nodes.size(); ++i) {
     const std::size_t creator = plan_.nodes[i].creator;
@@ -202,18 +209,15 @@ Result<TreePlan> Planner::make() {
 
 }  // namespace
 
-bool is_ambient_session(std::span<const ProcessRecord> records, ImagePid session) {
-  if (!session) return true;
-  const bool led_inside =
-      std::ranges::any_of(records, [&](const ProcessRecord& r) { return r.pid == session && r.session == session; });
-  return !led_inside && session == records.front().session;
-}
-
-bool is_ambient_group(std::span<const ProcessRecord> records, ImagePid group) {
-  if (!group) return true;
-  const bool led_inside =
-      std::ranges::any_of(records, [&](const ProcessRecord& r) { return r.pid == group && r.process_group == group; });
-  return !led_inside && group == records.front().process_group;
+Surroundings::Surroundings(std::span<const ProcessRecord> records) {
+  if (records.empty()) return;
+  session_ = records.front().session;
+  group_ = records.front().process_group;
+  for (const ProcessRecord& record : records) {
+    // Led from inside, it is the tree's own.
+    if (record.pid == session_ && record.session == session_) session_ = {};
+    if (record.pid == group_ && record.process_group == group_) group_ = {};
+  }
 }
 
 Result<TreePlan> TreePlan::make(std::span<const ProcessRecord> records, SessionPolicy policy) {

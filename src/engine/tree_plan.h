@@ -52,9 +52,17 @@ struct TreePlan {
   static Result<TreePlan> make(std::span<const ProcessRecord> records, SessionPolicy policy);
 };
 
-// Is the session that of the tree's surroundings? (Its leader is not in the tree, but the root is in it.)
-bool is_ambient_session(std::span<const ProcessRecord> records, ImagePid session);
-// The same for a process group.
-bool is_ambient_group(std::span<const ProcessRecord> records, ImagePid group);
+// What a tree has of whoever started it: a session and a process group whose leaders are not in the tree, but its root
+// is in them. They have no number of their own at a restart; 0 (beyond the tree's pid namespace) is always they.
+class Surroundings {
+ public:
+  explicit Surroundings(std::span<const ProcessRecord> records);
+  bool have_session(ImagePid session) const { return !session || session == session_; }
+  bool have_group(ImagePid group) const { return !group || group == group_; }
+
+ private:
+  ImagePid session_;
+  ImagePid group_;
+};
 
 }  // namespace stasis

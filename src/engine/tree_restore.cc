@@ -76,6 +76,12 @@ NewProcess& TreeRestore::task(std::size_t node) {
   return live_of_[node] != kNone ? live_[live_of_[node]]->task() : *others_[node];
 }
 
+// kNone: no process of the image has that pid.
+std::size_t TreeRestore::node_with(ImagePid pid) const {
+  const auto found = std::ranges::find(records_, pid, &ProcessRecord::pid);
+  return found == records_.end() ? kNone : static_cast<std::size_t>(found - records_.begin());
+}
+
 template <class... Args>
 Result<void> TreeRestore::call(std::size_t node, std::string what, long nr, Args... args) {
   CallRunner calls(task(node), context_.patience);
@@ -89,31 +95,36 @@ Result<void> TreeRestore::make() {
   gate_.emplace(STASIS_TRY(RestartGate::create(taken)));
   int reaper = 0;
   if (plan_.needs_reaper && ::getpid() != 1 && ::prctl(PR_GET_CHILD_SUBREAPER, &reaper) == 0 && !reaper) {
+    if (::prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) return Error::from_errno(errno, "becoming a child subreaper");
     was_reaper_ = false;
-    ::prctl(PR_SET_CHILD_SUBREAPER, 1);
   }
-  for (std::size_t node = 0; node < plan_.nodes.size(); ++node) {
-    if (plan_.nodes[node].creator == kCoordinator) STASIS_TRY(bear(node));
+  for (std::size_t node = plan_.nodes.size(); node-- > 0;) {
+    if (plan_.nodes[node].creator == kCoordinator) steps_.push_back({Step::Kind::kBear, node});
   }
-  return {};
+  return take_steps();
 }
 
 // A pid for a helper: one that neither the image nor anybody else uses.
-std::int32_t TreeRestore::unused_pid() {
-  if (next_unused_ == 0) {
-    for (const ProcessRecord& record : records_)
-      next_unused_ = std::max({next_unused_, record.pid.value(), record.process_group.value(), record.session.value()});
-    for (const auto& process : live_) next_unused_ = std::max(next_unused_, process->highest_tid());
+Result<std::int32_t> TreeRestore::unused_pid() {
+  if (used_.empty()) {
+    for (const ProcessRecord& record : records_) {
+      used_.insert({record.pid, record.process_group, record.session});
+    }
+    for (const auto& process : live_) process->add_tids(used_);
   }
-  do {
-    ++next_unused_;
-  } while (::kill(next_unused_, 0) == 0 || errno == EPERM);
-  return next_unused_;
+  constexpr std::int32_t kPidLimit = 1 << 22;  // PID_MAX_LIMIT, include/linux/threads.h
+  constexpr std::int32_t kLowest = 300;        // as the kernel, which keeps the first for daemons (kernel/pid.c)
+  for (std::int32_t pid = kLowest; pid < kPidLimit; ++pid) {
+    if (used_.contains(ImagePid(pid)) || ::kill(pid, 0) == 0 || errno != ESRCH) continue;
+    used_.insert(ImagePid(pid));
+    return pid;
+  }
+  return Error(Errc::kPidTaken, "no process id is free");
 }
 
 Result<NewProcess> TreeRestore::create(const TreeNode& node, int report_signal) {
   const bool helper = node.kind == TreeNode::Kind::kHelper;
-  const std::int32_t pid = node.pid ? node.pid.value() : unused_pid();
+  const std::int32_t pid = node.pid ? node.pid.value() : STASIS_TRY(unused_pid());
   if (node.creator == kCoordinator) return NewProcess::create(*gate_, pid, report_signal, context_.patience);
   const NewProcess::Birth birth{
       .pid = pid, .flags = node.flags, .exit_signal = helper ? 0 : records_[node.record].exit_signal};
@@ -128,21 +139,31 @@ Result<void> TreeRestore::bear(std::size_t index) {
   } else {
     others_[index].emplace(STASIS_TRY(create(node, SIGURG)));
   }
-  return node.late_session ? Result<void>() : open_session(index);
+  if (!node.late_session) plan_session(index);
+  return {};
 }
 
-Result<void> TreeRestore::open_session(std::size_t index) {
+// The steps stand in reverse: the last is done first. (No recursion: an image may claim any depth.)
+void TreeRestore::plan_session(std::size_t index) {
   const TreeNode& node = plan_.nodes[index];
-  STASIS_TRY(bear_children(index, TreeNode::Birth::kBeforeSession, node.late_session));
-  if (node.late_session) STASIS_TRY(bear_children(index, TreeNode::Birth::kBeforeSession, false));
-  if (node.leads_session) STASIS_TRY(call(index, "setsid", SYS_setsid));
-  return bear_children(index, TreeNode::Birth::kInSession, false);
+  plan_children(index, TreeNode::Birth::kInSession, false);
+  if (node.leads_session) steps_.push_back({Step::Kind::kSetsid, index});
+  plan_children(index, TreeNode::Birth::kBeforeSession, false);
+  if (node.late_session) plan_children(index, TreeNode::Birth::kBeforeSession, true);
 }
 
-Result<void> TreeRestore::bear_children(std::size_t index, TreeNode::Birth birth, bool need_memory) {
-  for (const std::size_t child : plan_.nodes[index].children) {
+void TreeRestore::plan_children(std::size_t index, TreeNode::Birth birth, bool need_memory) {
+  for (const std::size_t child : plan_.nodes[index].children | std::views::reverse) {
     const TreeNode& node = plan_.nodes[child];
-    if (node.birth == birth && node.needs_memory == need_memory) STASIS_TRY(bear(child));
+    if (node.birth == birth && node.needs_memory == need_memory) steps_.push_back({Step::Kind::kBear, child});
+  }
+}
+
+Result<void> TreeRestore::take_steps() {
+  while (!steps_.empty()) {
+    const Step step = steps_.back();
+    steps_.pop_back();
+    STASIS_TRY(step.kind == Step::Kind::kBear ? bear(step.node) : call(step.node, "setsid", SYS_setsid));
   }
   return {};
 }
@@ -171,8 +192,9 @@ Result<void> TreeRestore::write_pages(std::size_t index, std::span<const PageRun
 Result<void> TreeRestore::finish_memory(std::size_t index) {
   STASIS_TRY(live_[index]->finish_memory(context_.patience));
   const std::size_t node = node_of_[index];
-  if (plan_.nodes[node].late_session) STASIS_TRY(open_session(node));
-  return bear_children(node, TreeNode::Birth::kInSession, true);
+  plan_children(node, TreeNode::Birth::kInSession, true);
+  if (plan_.nodes[node].late_session) plan_session(node);
+  return take_steps();
 }
 
 Result<void> TreeRestore::settle_kinship() {
@@ -182,8 +204,6 @@ Result<void> TreeRestore::settle_kinship() {
   return end_zombies();
 }
 
-bool TreeRestore::is_ambient_group(ImagePid group) const { return stasis::is_ambient_group(records_, group); }
-
 Result<void> TreeRestore::set_group(std::size_t node, ImagePid group) {
   return call(node, fmt::format("setpgid {} of process {}", group.value(), records_[node].pid.value()), SYS_setpgid, 0,
               group.value());
@@ -191,10 +211,11 @@ Result<void> TreeRestore::set_group(std::size_t node, ImagePid group) {
 
 // Every process is in the group of its session's leader now, or in that of the surroundings.
 Result<void> TreeRestore::set_groups() {
+  const Surroundings around(records_);
   std::map<ImagePid, std::vector<std::size_t>> groups;
   for (std::size_t i = 0; i < records_.size(); ++i) {
     const ImagePid group = records_[i].process_group;
-    if (plan_.nodes[i].leads_session || group == records_[i].session || is_ambient_group(group)) continue;
+    if (plan_.nodes[i].leads_session || group == records_[i].session || around.have_group(group)) continue;
     groups[group].push_back(i);
   }
   for (auto& [group, members] : groups) {
@@ -221,9 +242,9 @@ Result<void> TreeRestore::set_groups() {
 // Sessions at the tree's own terminals get them back, and these their foreground groups.
 Result<void> TreeRestore::give_terminals() {
   for (const ControllingTerminal& controlling : context_.controlling) {
-    const auto leader = std::ranges::find(records_, controlling.session, &ProcessRecord::pid);
-    if (leader == records_.end()) continue;  // without its leader a session has no terminal
-    CallRunner calls(task(static_cast<std::size_t>(leader - records_.begin())), context_.patience);
+    const std::size_t leader = node_with(controlling.session);
+    if (leader == kNone) continue;  // without its leader a session has no terminal
+    CallRunner calls(task(leader), context_.patience);
     STASIS_TRY(calls.call(fmt::format("giving session {} its terminal", controlling.session.value()), SYS_ioctl,
                           controlling.terminal, TIOCSCTTY, 0));
     if (controlling.foreground.value() != 0) {
@@ -243,12 +264,9 @@ Result<void> TreeRestore::end_helpers() {
     if (node.creator != kCoordinator && node.creator < records_.size()) {
       // Whoever gets the orphans must be known as their reaper by now.
       for (const std::size_t child : node.children) {
-        const ImagePid parent = records_[child].parent;
-        const auto found = std::ranges::find(records_, parent, &ProcessRecord::pid);
-        if (found != records_.end()) {
-          STASIS_TRY(call(static_cast<std::size_t>(found - records_.begin()), "becoming a child subreaper", SYS_prctl,
-                          PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
-        }
+        const std::size_t parent = node_with(records_[child].parent);
+        if (parent == kNone) continue;
+        STASIS_TRY(call(parent, "becoming a child subreaper", SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
       }
     }
     STASIS_TRY(others_[i]->end(0, context_.patience));
@@ -264,10 +282,8 @@ Result<void> TreeRestore::end_zombies() {
     if (!record.zombie) continue;
     STASIS_TRY(others_[i]->end(record.wait_status, context_.patience));
     others_[i].reset();
-    const auto parent = std::ranges::find(records_, record.parent, &ProcessRecord::pid);
-    if (parent != records_.end()) {
-      STASIS_TRY(task(static_cast<std::size_t>(parent - records_.begin())).forget_child_signal(context_.patience));
-    }
+    const std::size_t parent = node_with(record.parent);
+    if (parent != kNone) STASIS_TRY(task(parent).forget_child_signal(context_.patience));
   }
   return {};
 }

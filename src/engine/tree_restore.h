@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "engine/process_restore.h"
@@ -50,10 +51,11 @@ class TreeRestore {
   NewProcess& task(std::size_t node);
   Result<void> bear(std::size_t node);
   Result<NewProcess> create(const TreeNode& node, int report_signal);
-  Result<void> open_session(std::size_t node);
-  Result<void> bear_children(std::size_t node, TreeNode::Birth birth, bool need_memory);
-  std::int32_t unused_pid();
-  bool is_ambient_group(ImagePid group) const;
+  void plan_session(std::size_t node);
+  void plan_children(std::size_t node, TreeNode::Birth birth, bool need_memory);
+  Result<void> take_steps();
+  Result<std::int32_t> unused_pid();
+  std::size_t node_with(ImagePid pid) const;
   Result<void> set_groups();
   Result<void> set_group(std::size_t node, ImagePid group);
   Result<void> give_terminals();
@@ -71,7 +73,14 @@ class TreeRestore {
   std::vector<std::size_t> live_of_;               // index in live_ by node; npos for others
   std::vector<std::size_t> node_of_;               // the reverse
   std::vector<std::optional<NewProcess>> others_;  // by node: zombies and helpers
-  std::int32_t next_unused_ = 0;
+  // What is to be done with the nodes of the plan, the next step last.
+  struct Step {
+    enum class Kind { kBear, kSetsid };
+    Kind kind;
+    std::size_t node;
+  };
+  std::vector<Step> steps_;
+  std::set<ImagePid> used_;  // pids and tids that no helper may have
   bool was_reaper_ = true;
 };
 

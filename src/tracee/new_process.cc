@@ -257,6 +257,7 @@ Result<void> NewProcess::end(int wait_status, const Patience& patience) {
   if (WIFEXITED(wait_status)) {
     calls.call(SYS_exit_group, WEXITSTATUS(wait_status));
     STASIS_TRY(start(calls));
+    STASIS_TRY(leader().await_end(patience));
   } else {
     const rlimit none{};
     calls.call(SYS_setrlimit, RLIMIT_CORE, calls.put(none));
@@ -264,10 +265,9 @@ Result<void> NewProcess::end(int wait_status, const Patience& patience) {
     const std::array<std::uint64_t, 4> by_default{};
     calls.call(SYS_rt_sigaction, WTERMSIG(wait_status), calls.put(by_default), 0, sizeof(std::uint64_t));
     STASIS_TRY(run(calls, patience));
-    STASIS_TRY(leader().die_by(WTERMSIG(wait_status)));
+    STASIS_TRY(leader().die_by(WTERMSIG(wait_status), patience));
   }
   released_ = true;
-  leader().wait_gone();
   return {};
 }
 

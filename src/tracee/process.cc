@@ -42,7 +42,6 @@ Result<std::unique_ptr<TracedProcess>> TracedProcess::attach(HostPid pid, Seccom
   std::unique_ptr<TracedProcess> process(new TracedProcess(pid, std::move(proc)));
   process->options_ = seccomp == Seccomp::kSuspend ? kernel::kSuspendSeccomp : 0;
   process->pidfd_ = STASIS_TRY(kernel::pidfd_open(pid));
-  process->memory_ = STASIS_TRY(kernel::ProcessMemory::open(process->proc_));
   STASIS_TRY(process->attach_new_threads());
   if (process->threads_.empty())
     return Error(Errc::kNoSuchProcess, fmt::format("pid {} has no live thread", pid.value()));
@@ -88,6 +87,8 @@ Result<void> TracedProcess::settle(const Patience& patience) {
     return std::pair(thread.tid() != pid_, thread.tid().value());
   });
   for (TracedThread& thread : threads_) STASIS_TRY(thread.capture());
+  // Not before: a process that runs another program has other memory, and what was opened stays with the old one.
+  memory_ = STASIS_TRY(kernel::ProcessMemory::open(proc_));
   settled_ = true;
   return {};
 }

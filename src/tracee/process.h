@@ -40,6 +40,7 @@ class TracedProcess {
 
   HostPid pid() const { return pid_; }
   const kernel::ProcDir& proc() const { return proc_; }
+  // REQUIRES: settled.
   const kernel::ProcessMemory& memory() const { return *memory_; }
   // Live threads, the leader first where it lives.
   std::vector<TracedThread>& threads() { return threads_; }

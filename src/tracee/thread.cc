@@ -223,19 +223,23 @@ void TracedThread::await_stop_briefly() {
   }
 }
 
-Result<void> TracedThread::die_by(int signal) {
+Result<void> TracedThread::die_by(int signal, const Patience& patience) {
   STASIS_TRY(kernel::ptrace_set_sigmask(tid_, 0));
   STASIS_TRY(kernel::send_thread_signal(tid_, tid_, signal));
   STASIS_TRY(kernel::ptrace_cont(tid_));
-  if (signal == SIGKILL) return {};
-  for (;;) {
-    const auto status = STASIS_TRY(kernel::wait_task(tid_, kernel::WaitMode::kBlock));
-    if (!status || !status->stopped()) {
-      state_ = State::kGone;
-      return {};
-    }
+  state_ = State::kRunning;
+  return await_end(patience);
+}
+
+Result<void> TracedThread::await_end(const Patience& patience) {
+  while (state_ != State::kGone) {
+    const auto status = wait(patience);
+    if (!status && state_ != State::kGone) return Error(status.error());
+    if (!status) break;
     STASIS_TRY(kernel::ptrace_cont(tid_, status->event() == 0 ? status->stop_signal() & 0x7f : 0));
+    state_ = State::kRunning;
   }
+  return {};
 }
 
 void TracedThread::wait_gone() {

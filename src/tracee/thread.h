@@ -56,7 +56,9 @@ class TracedThread {
   void await_stop_briefly();
   // Sends it a deadly signal, with its default action, and lets that be delivered. REQUIRES: stopped, its process's
   // only thread.
-  Result<void> die_by(int signal);
+  Result<void> die_by(int signal, const Patience& patience);
+  // Lets it run until it has ended, with the signals that it gets.
+  Result<void> await_end(const Patience& patience);
   // After SIGKILL: waits until the thread is gone, so that it leaves no zombie of ours.
   void wait_gone();
   // The program's signals that arrived while its thread was ours and could not be delivered then.
