@@ -2,7 +2,7 @@
 #include "tracee/gadgets.h"
 
 #include <algorithm>
-#include <functional>
+#include <cstring>
 #include <optional>
 #include <span>
 
@@ -14,11 +14,43 @@ namespace {
 constexpr std::size_t kSearchLimit = std::size_t{12} << 20;
 constexpr std::size_t kWindow = std::size_t{256} << 10;
 
-std::optional<std::size_t> find(std::span<const std::byte> text, std::span<const std::byte> pattern) {
-  const auto at =
-      std::search(text.begin(), text.end(), std::boyer_moore_horspool_searcher(pattern.begin(), pattern.end()));
-  if (at == text.end()) return std::nullopt;
-  return static_cast<std::size_t>(at - text.begin());
+bool is_at(std::span<const std::byte> text, std::size_t offset, std::span<const std::byte> pattern) {
+  return offset + pattern.size() <= text.size() && std::ranges::equal(text.subspan(offset, pattern.size()), pattern);
+}
+
+// Offsets of all system-call instructions, one after the other: memchr(3) for the rarer of its two bytes.
+class SyscallFinder {
+ public:
+  explicit SyscallFinder(std::span<const std::byte> text) : text_(text) {}
+  std::optional<std::size_t> next() {
+    const auto insn = arch::syscall_return_pattern().first<arch::kSyscallInsnLength>();
+    while (at_ + insn.size() <= text_.size()) {
+      const void* const second =
+          std::memchr(text_.data() + at_ + 1, static_cast<int>(insn.back()), text_.size() - at_ - 1);
+      if (!second) break;
+      const auto offset = static_cast<std::size_t>(static_cast<const std::byte*>(second) - text_.data()) - 1;
+      at_ = offset + 1;
+      if (text_[offset] == insn.front()) return offset;
+    }
+    return std::nullopt;
+  }
+
+ private:
+  std::span<const std::byte> text_;
+  std::size_t at_ = 0;
+};
+
+void search_window(std::span<const std::byte> window, std::uint64_t at, Gadgets& gadgets) {
+  const auto with_return = arch::syscall_return_pattern(), restorer = arch::sigreturn_pattern();
+  const std::size_t before = restorer.size() - arch::kSyscallInsnLength;
+  SyscallFinder finder(window);
+  while (const auto found = finder.next()) {
+    if (!gadgets.syscall_return && is_at(window, *found, with_return)) gadgets.syscall_return = at + *found;
+    if (!gadgets.restorer && *found >= before && is_at(window, *found - before, restorer)) {
+      gadgets.restorer = at + *found - before;
+    }
+    if (gadgets.safe()) return;
+  }
 }
 
 // Looks through one mapping; stops as soon as both sequences are known. Returns the bytes read.
@@ -30,12 +62,7 @@ std::size_t search_mapping(const kernel::ProcessMemory& memory, const kernel::Vm
     window.resize(std::min<std::uint64_t>(kWindow + kOverlap, vma.end - at));
     if (!memory.read(at, window)) return read;
     read += window.size();
-    if (!gadgets.syscall_return) {
-      if (const auto found = find(window, arch::syscall_return_pattern())) gadgets.syscall_return = at + *found;
-    }
-    if (!gadgets.restorer) {
-      if (const auto found = find(window, arch::sigreturn_pattern())) gadgets.restorer = at + *found;
-    }
+    search_window(window, at, gadgets);
   }
   return read;
 }
@@ -70,10 +97,8 @@ Gadgets find_gadgets(const kernel::ProcessMemory& memory, const std::vector<kern
     if (!memory.read(vma.start, text)) break;
     constexpr std::size_t kBehindHeader = 0x300;
     if (text.size() <= kBehindHeader) break;
-    const auto insn = arch::syscall_return_pattern().first(arch::kSyscallInsnLength);
-    if (const auto found = find(std::span(text).subspan(kBehindHeader), insn)) {
-      gadgets.syscall = vma.start + kBehindHeader + *found;
-    }
+    SyscallFinder finder(std::span<const std::byte>(text).subspan(kBehindHeader));
+    if (const auto found = finder.next()) gadgets.syscall = vma.start + kBehindHeader + *found;
   }
   return gadgets;
 }

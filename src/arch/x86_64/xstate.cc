@@ -4,6 +4,7 @@
 #include <cpuid.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 namespace stasis::arch {
@@ -25,6 +26,20 @@ struct SoftwareBytes {
 };
 static_assert(sizeof(SoftwareBytes) == 48);
 
+// Where each component of the standard format ends. A cpuid instruction is dear in a virtual machine: asked once, and
+// only for what is enabled.
+std::array<std::size_t, 63> component_ends() {
+  std::array<std::size_t, 63> ends{};
+  const std::uint64_t enabled = enabled_xfeatures();
+  for (unsigned bit = 2; bit < ends.size(); ++bit) {
+    if (!(enabled >> bit & 1)) continue;
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    __cpuid_count(0xd, bit, eax, ebx, ecx, edx);
+    ends[bit] = std::size_t{ebx} + eax;
+  }
+  return ends;
+}
+
 }  // namespace
 
 std::uint64_t enabled_xfeatures() {
@@ -34,12 +49,10 @@ std::uint64_t enabled_xfeatures() {
 }
 
 std::size_t xstate_size(std::uint64_t features) {
+  static const std::array<std::size_t, 63> ends = component_ends();
   std::size_t size = kLegacySize + kHeaderSize;
-  for (unsigned bit = 2; bit < 63; ++bit) {
-    if (!(features >> bit & 1)) continue;
-    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-    __cpuid_count(0xd, bit, eax, ebx, ecx, edx);
-    size = std::max(size, std::size_t{ebx} + eax);
+  for (unsigned bit = 2; bit < ends.size(); ++bit) {
+    if (features >> bit & 1) size = std::max(size, ends[bit]);
   }
   return size;
 }

@@ -2,6 +2,7 @@
 #include "resource/task_obstacles/observer.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/capability.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,11 +21,10 @@ std::vector<HostPid> ancestors_of(std::int32_t parent) {
   std::vector<HostPid> ancestors;
   while (parent > 0 && ancestors.size() < 4096) {
     ancestors.emplace_back(parent);
-    const auto proc = kernel::ProcDir::open(HostPid(parent));
-    if (!proc) break;
-    const auto status = proc->status();
-    if (!status) break;
-    parent = status->ppid;
+    const auto text = read_file(AT_FDCWD, fmt::format("/proc/{}/stat", parent));
+    const auto stat = text ? kernel::parse_stat(*text) : Result<kernel::ProcStat>(text.error());
+    if (!stat) break;
+    parent = stat->ppid;
   }
   return ancestors;
 }

@@ -77,7 +77,9 @@ std::optional<std::chrono::steady_clock::time_point> origin_of_clock(int cpu, co
   if (cpu < 0 || cpu >= CPU_SETSIZE) return std::nullopt;
   CPU_SET(static_cast<std::size_t>(cpu), &only);
   if (::sched_setaffinity(0, sizeof only, &only) != 0) return std::nullopt;
-  ::sched_yield();  // brings our own account up to date
+  // Brings our own account up to date (task_sched_runtime in kernel/sched/core.c) without giving up the CPU.
+  timespec used{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
   const auto own = self.thread_sched(HostPid(::gettid()));
   if (!own || !own->exec_start_ns) return std::nullopt;
   return std::chrono::steady_clock::now() - nanoseconds(*own->exec_start_ns);
