@@ -3,7 +3,6 @@
 
 #include <fmt/core.h>
 
-#include <map>
 #include <memory>
 
 #include "cli/command.h"
@@ -17,21 +16,18 @@ struct Options {
   std::string output;
   bool leave_running = false, kill = false, stop = false, json = false;
   std::string timeout = "10s";
-  Codec codec = Codec::kNone;
-  TcpPolicy tcp = TcpPolicy::kRefuse;
-  UnixExternalPolicy unix_external = UnixExternalPolicy::kRefuse;
+  SavingOptions saving;
 };
 
 int run(const Options& options) {
   install_cancellation();
   Progress progress("saving");
-  CheckpointRequest request{.pid = HostPid(options.pid), .output = options.output, .codec = options.codec};
+  CheckpointRequest request{.pid = HostPid(options.pid), .output = options.output, .codec = options.saving.codec};
   request.after = options.kill   ? AfterCheckpoint::kKill
                   : options.stop ? AfterCheckpoint::kStop
                                  : AfterCheckpoint::kLeaveRunning;
   request.timeout = parse_duration(options.timeout);
-  request.policy.tcp = options.tcp;
-  request.policy.unix_external = options.unix_external;
+  request.policy = options.saving.policy;
   request.progress = progress.hook();
   request.cancelled = &cancelled();
   // With "-" standard output is the image's.
@@ -63,17 +59,7 @@ void add_checkpoint(CLI::App& app, int& status) {
   after->add_flag("--kill", options->kill, "End the program once the image is durable");
   after->add_flag("--stop", options->stop, "Leave the program stopped (SIGCONT continues it)");
   after->require_option(0, 1);
-  verb->add_option("--compress", options->codec, "Compression of pages: none, lz4, zstd")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, Codec>{{"none", Codec::kNone}, {"lz4", Codec::kLz4}, {"zstd", Codec::kZstd}}));
-  verb->add_option("--tcp", options->tcp, "Connections to the outside: refuse, close, keep")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, TcpPolicy>{
-          {"refuse", TcpPolicy::kRefuse}, {"close", TcpPolicy::kClose}, {"keep", TcpPolicy::kKeep}}));
-  verb->add_option("--unix-external", options->unix_external, "Unix sockets to the outside: refuse, close, reconnect")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, UnixExternalPolicy>{{"refuse", UnixExternalPolicy::kRefuse},
-                                                    {"close", UnixExternalPolicy::kClose},
-                                                    {"reconnect", UnixExternalPolicy::kReconnect}}));
+  add_saving_options(*verb, options->saving);
   verb->add_option("--timeout", options->timeout, "Give up when freezing takes longer")
       ->check(duration_validator())
       ->capture_default_str();

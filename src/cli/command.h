@@ -8,6 +8,9 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "engine/restart_session.h"
+#include "resource/checkpoint_context.h"
+#include "stasis/image.h"
 #include "stasis/result.h"
 
 namespace stasis::cli {
@@ -18,6 +21,7 @@ void add_restart(CLI::App& app, int& status);
 void add_inspect(CLI::App& app, int& status);
 void add_verify(CLI::App& app, int& status);
 void add_check(CLI::App& app, int& status);
+void add_run(CLI::App& app, int& status);
 
 enum class Output { kText, kJson };
 
@@ -32,9 +36,20 @@ void print_json(const nlohmann::ordered_json& object);
 const std::atomic<bool>& cancelled();
 void install_cancellation();
 
-// "10s", "500ms", "2m", "1h", or a plain number of seconds.
+// "10s", "500ms", "2m", "1h30m", "1d", or a plain number of seconds.
 std::chrono::nanoseconds parse_duration(const std::string& text);
 // Checks that an option holds a duration.
 CLI::Validator duration_validator();
+
+// What the verbs that save can be told about it.
+struct SavingOptions {
+  Codec codec = Codec::kNone;
+  CheckpointPolicy policy;
+};
+void add_saving_options(CLI::App& verb, SavingOptions& options);
+
+// The exit status of a program that ended so; one that was killed by a signal takes us with it, so that a caller can't
+// tell the difference.
+int end_as(const ProgramEnd& end);
 
 }  // namespace stasis::cli

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdio>
+#include <string>
 
 #include "cli/command.h"
 
@@ -9,9 +10,13 @@ int main(int argc, char** argv) {
                "stasis");
   app.set_version_flag("--version", "stasis " STASIS_VERSION);
   app.require_subcommand(1);
+  app.failure_message([](const CLI::App*, const CLI::Error& error) {
+    return "stasis: " + std::string(error.what()) + " (--help tells more)\n";
+  });
   int status = 0;
   stasis::cli::add_checkpoint(app, status);
   stasis::cli::add_restart(app, status);
+  stasis::cli::add_run(app, status);
   stasis::cli::add_inspect(app, status);
   stasis::cli::add_verify(app, status);
   stasis::cli::add_check(app, status);

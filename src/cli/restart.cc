@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/core.h>
-#include <signal.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include <charconv>
 #include <map>
@@ -42,19 +39,6 @@ CLI::Validator pair_validator() {
       "N=M");
 }
 
-// Ends as the program ended, so that a caller can't tell the difference.
-[[noreturn]] void die_of(int signal) {
-  const rlimit no_core{0, 0};
-  ::setrlimit(RLIMIT_CORE, &no_core);
-  ::signal(signal, SIG_DFL);
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, signal);
-  ::sigprocmask(SIG_UNBLOCK, &set, nullptr);
-  ::raise(signal);
-  ::_exit(128 + signal);
-}
-
 int run(const Options& options) {
   install_cancellation();
   RestartRequest request{.image = options.image, .pids = options.pids, .pidfile = options.pidfile};
@@ -83,8 +67,7 @@ int run(const Options& options) {
     const int status = report_error(end.error(), options.json ? Output::kJson : Output::kText);
     return options.detach ? status : kForegroundFailure;
   }
-  if (end->how == ProgramEnd::How::kSignalled) die_of(end->value);
-  return end->value;
+  return end_as(*end);
 }
 
 }  // namespace
