@@ -200,7 +200,7 @@ Result<void> Checkpoint::inspect() {
     if (process->owns_memory()) report_.pages += process->memory().page_bytes() / environment_.page_size;
   }
   tree_->link_parents();
-  return {};
+  return tree_->ask_job_states(patience_);
 }
 
 Result<void> Checkpoint::write_structure() {

@@ -65,7 +65,9 @@ class ProcessRestore {
   Result<void> start_calls(const Patience& patience);
   // The gate goes, registers are set. Beyond this only release() is left. REQUIRES: start_calls() in all processes.
   Result<void> stand_by(const Patience& patience);
-  void release() { process_->release(record_.stopped ? NewProcess::Run::kStopped : NewProcess::Run::kRunning); }
+  void release() {
+    process_->release(record_.stopped && !record_.parent ? NewProcess::Run::kStopped : NewProcess::Run::kRunning);
+  }
 
  private:
   ProcessRestore() = default;

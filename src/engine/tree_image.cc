@@ -12,6 +12,7 @@
 #include <ranges>
 
 #include "base/log.h"
+#include "engine/job_states.h"
 #include "kernel/kcmp.h"
 #include "resource/task_obstacles/task_obstacles.h"
 
@@ -243,6 +244,15 @@ void TreeImage::link_parents() {
     find(pid)->record().parent = root ? ImagePid() : image_pid(parent);
   }
   for (ZombieImage& zombie : zombies_) zombie.record.parent = image_pid(zombie.parent);
+}
+
+Result<void> TreeImage::ask_job_states(const Patience& patience) {
+  std::map<HostPid, std::vector<ProcessImage*>> children;
+  for (const auto& [pid, parent] : parents()) {
+    if (find(parent) && pid != processes_.front()->pid()) children[parent].push_back(find(pid));
+  }
+  for (const auto& [parent, all] : children) STASIS_TRY(stasis::ask_job_states(*find(parent), all, patience));
+  return {};
 }
 
 Result<void> TreeImage::resume(int signal) {

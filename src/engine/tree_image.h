@@ -40,6 +40,8 @@ class TreeImage {
   const std::vector<ZombieImage>& zombies() const { return zombies_; }
   // Fills in the parents of all records. REQUIRES: all processes have been inspected.
   void link_parents();
+  // Fills in what parents have not asked for yet. REQUIRES: link_parents().
+  Result<void> ask_job_states(const Patience& patience);
 
   // Everything runs on, each process with `signal` (0: none). Carried through after errors, the first of which is
   // returned.

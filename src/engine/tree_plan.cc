@@ -62,6 +62,9 @@ Result<void> Planner::check() {
     if (!index_.emplace(record.pid, i).second) return bad(record, "its pid is there twice");
     if (i == 0 && (record.zombie || record.parent)) return bad(record, "it can't be the root");
     if (record.zombie && !is_an_end(record.wait_status)) return bad(record, "it ended in a way that nothing ends");
+    if (record.unasked != UnaskedChange::kNone && record.stopped != (record.unasked == UnaskedChange::kStopped)) {
+      return bad(record, "it can't both stand and have gone on");
+    }
     if (!record.parent) continue;
     const auto parent = index_.find(record.parent);
     if (parent == index_.end()) return bad(record, "its parent does not stand before it");

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <signal.h>
 
 namespace stasis {
 namespace {
@@ -66,6 +67,46 @@ TEST(TreePlan, DetachedTheRootLeadsTheSurroundingsSession) {
   const TreePlan made = plan({process(10, 0, 5, 5), process(11, 10, 5, 5)}, SessionPolicy::kDetached);
   EXPECT_TRUE(made.nodes[0].leads_session);
   EXPECT_EQ(made.nodes[1].birth, Birth::kInSession);
+}
+
+TEST(TreePlan, AChainOfAnyLengthIsPlanned) {
+  constexpr int kLength = 100'000;
+  std::vector<ProcessRecord> records;
+  for (int i = 0; i < kLength; ++i) records.push_back(process(10 + i, i == 0 ? 0 : 9 + i, 5, 5));
+  const TreePlan made = plan(records);
+  ASSERT_EQ(made.nodes.size(), records.size());
+  EXPECT_EQ(made.nodes.back().creator, static_cast<std::size_t>(kLength - 2));
+}
+
+TEST(TreePlan, AZombieMustHaveEndedInAWayThatThereIs) {
+  const auto made = [](std::int32_t status) {
+    std::vector<ProcessRecord> records = {process(10, 0, 5, 5), process(11, 10, 5, 5)};
+    records[1].zombie = true;
+    records[1].wait_status = status;
+    return TreePlan::make(records, SessionPolicy::kForeground);
+  };
+  for (const std::int32_t status : {0, 0xff00, SIGKILL, SIGSEGV | 0x80, SIGTERM, 64}) {
+    EXPECT_TRUE(made(status)) << std::hex << status;
+  }
+  for (const std::int32_t status : {0x10000, -1, 0x137f, 0x7f, 0xffff, SIGCHLD, SIGSTOP, SIGTSTP, 65, 0x80, 0x109}) {
+    const auto refused = made(status);
+    ASSERT_FALSE(refused) << std::hex << status;
+    EXPECT_EQ(refused.error().code(), Errc::kBadImage);
+  }
+}
+
+TEST(TreePlan, AProcessEitherStandsOrHasGoneOn) {
+  const auto made = [](bool stopped, UnaskedChange unasked) {
+    std::vector<ProcessRecord> records = {process(10, 0, 5, 5), process(11, 10, 5, 5)};
+    records[1].stopped = stopped;
+    records[1].unasked = unasked;
+    return TreePlan::make(records, SessionPolicy::kForeground).has_value();
+  };
+  EXPECT_TRUE(made(true, UnaskedChange::kNone));
+  EXPECT_TRUE(made(true, UnaskedChange::kStopped));
+  EXPECT_TRUE(made(false, UnaskedChange::kContinued));
+  EXPECT_FALSE(made(true, UnaskedChange::kContinued));
+  EXPECT_FALSE(made(false, UnaskedChange::kStopped));
 }
 
 TEST(TreePlan, AnOrphanOfADeadSessionComesFromAHelper) {

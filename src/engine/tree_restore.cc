@@ -14,6 +14,7 @@
 #include <ranges>
 #include <set>
 
+#include "engine/job_states.h"
 #include "resource/kinds.h"
 
 namespace stasis {
@@ -294,7 +295,18 @@ Result<void> TreeRestore::restore() {
   return {};
 }
 
+// Whoever has no parent in the tree stops when it is released: nobody is there to ask for it.
+Result<void> TreeRestore::restore_job_states() {
+  for (const auto& process : live_) {
+    const ProcessRecord& record = process->record();
+    if (!record.parent) continue;
+    STASIS_TRY(restore_job_state(task(node_with(record.parent)), process->task(), record, context_.patience));
+  }
+  return {};
+}
+
 Result<void> TreeRestore::stand_by() {
+  STASIS_TRY(restore_job_states());
   for (const auto& process : live_) STASIS_TRY(process->start_calls(context_.patience));
   // Memory that several share loses the gate with the first: its other users must be done with it.
   for (const auto& process : live_) STASIS_TRY(process->stand_by(context_.patience));

@@ -21,6 +21,7 @@
 #include "kernel/clone3.h"
 #include "kernel/proc_maps.h"
 #include "kernel/ptrace.h"
+#include "kernel/thread_signal.h"
 
 namespace stasis {
 namespace {
@@ -250,6 +251,17 @@ void NewProcess::release(Run how) {
   if (how == Run::kStopped) ::kill(pid_.value(), SIGSTOP);
   // The leader last: it must not see its threads traced any more.
   for (TracedThread& thread : threads_ | std::views::reverse) thread.detach();
+}
+
+Result<void> NewProcess::stop(const Patience& patience) {
+  STASIS_TRY(kernel::send_thread_signal(pid_, pid_, SIGSTOP));
+  for (TracedThread& thread : threads_) STASIS_TRY(thread.enter_group_stop(patience));
+  return {};
+}
+
+Result<void> NewProcess::send_continue() {
+  if (::kill(pid_.value(), SIGCONT) != 0) return Error::from_errno(errno, "SIGCONT");
+  return {};
 }
 
 Result<void> NewProcess::end(int wait_status, const Patience& patience) {

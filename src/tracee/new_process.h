@@ -87,6 +87,10 @@ class NewProcess {
   // Lets it run: from here on it is on its own. kStopped: as if by SIGSTOP, without running an instruction.
   enum class Run { kRunning, kStopped };
   void release(Run how = Run::kRunning);
+  // A group stop as by SIGSTOP, of all its threads: they still run batches, and stand when they are released.
+  Result<void> stop(const Patience& patience);
+  // SIGCONT, of which it hears with its next batch.
+  Result<void> send_continue();
   // Makes it end so that its parent gets this wait status, and waits for it.
   Result<void> end(int wait_status, const Patience& patience);
   // wait4(2) in this process for a child that has ended, and nothing is left of the SIGCHLD.

@@ -4,6 +4,7 @@
 #include <elf.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <signal.h>
 
 #include <algorithm>
 
@@ -229,6 +230,22 @@ Result<void> TracedThread::die_by(int signal, const Patience& patience) {
   STASIS_TRY(kernel::ptrace_cont(tid_));
   state_ = State::kRunning;
   return await_end(patience);
+}
+
+Result<void> TracedThread::enter_group_stop(const Patience& patience) {
+  STASIS_INVARIANT(state_ == State::kStopped);
+  int deliver = 0;
+  for (;;) {
+    STASIS_TRY(kernel::ptrace_cont(tid_, deliver));
+    state_ = State::kRunning;
+    const kernel::WaitStatus status = STASIS_TRY(wait(patience));
+    if (status.group_stop()) break;
+    const int signal = status.event() == 0 ? status.stop_signal() & 0x7f : 0;
+    deliver = signal == SIGSTOP ? SIGSTOP : 0;
+    if (signal != 0 && signal != SIGSTOP) held_signals_.push_back(signal);
+  }
+  group_stopped_ = true;
+  return {};
 }
 
 Result<void> TracedThread::await_end(const Patience& patience) {

@@ -57,6 +57,8 @@ class TracedThread {
   // Sends it a deadly signal, with its default action, and lets that be delivered. REQUIRES: stopped, its process's
   // only thread.
   Result<void> die_by(int signal, const Patience& patience);
+  // Takes part in a stop of its process: lets it run until it stands again for that. The SIGSTOP must have been sent.
+  Result<void> enter_group_stop(const Patience& patience);
   // Lets it run until it has ended, with the signals that it gets.
   Result<void> await_end(const Patience& patience);
   // After SIGKILL: waits until the thread is gone, so that it leaves no zombie of ours.

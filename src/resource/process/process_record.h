@@ -2,6 +2,7 @@
 // Records of the tree and of each process in it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <tuple>
 #include <vector>
@@ -30,6 +31,14 @@ struct TreeRecord {
   }
 };
 
+// What became of a process by a stop or continue signal, and its parent has not asked for yet (wait(2) with WUNTRACED
+// and WCONTINUED).
+enum class UnaskedChange : std::uint8_t { kNone = 0, kStopped = 1, kContinued = 2 };
+constexpr auto enum_names(UnaskedChange) {
+  return std::array{EnumName{UnaskedChange::kNone, "none"}, EnumName{UnaskedChange::kStopped, "stopped"},
+                    EnumName{UnaskedChange::kContinued, "continued"}};
+}
+
 // One process; the records of its threads follow it, the leader's first. Parents stand before their children. One that
 // has ended and was not waited for (a zombie) has no threads and no objects.
 struct ProcessRecord {
@@ -47,7 +56,7 @@ struct ProcessRecord {
   ObjRef memory;
   ObjRef file_table;
   ObjRef fs;
-  ObjRef sighand;  // null, as the three above, for a zombie
+  ObjRef sighand;                          // null, as the three above, for a zombie
   std::vector<std::byte> pending_signals;  // siginfo_t one behind another
   ProcessAttributes attributes;
   ProcessLimits limits;
@@ -55,6 +64,7 @@ struct ProcessRecord {
   std::uint64_t xcomp_permission = 0;  // ARCH_GET_XCOMP_PERM: extended states the process may use
   bool zombie = false;
   std::int32_t wait_status = 0;  // of a zombie, as wait4(2) reports it
+  UnaskedChange unasked = UnaskedChange::kNone;
 
   static constexpr auto fields() {
     using R = ProcessRecord;
@@ -76,7 +86,8 @@ struct ProcessRecord {
                       field<16>("timers", &R::timers),
                       field<17>("xcomp_permission", &R::xcomp_permission, Show::kHex),
                       field<18>("zombie", &R::zombie),
-                      field<19>("wait_status", &R::wait_status, Show::kHex)};
+                      field<19>("wait_status", &R::wait_status, Show::kHex),
+                      field<20>("unasked", &R::unasked)};
   }
 };
 
