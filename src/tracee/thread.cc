@@ -87,6 +87,18 @@ Result<kernel::WaitStatus> TracedThread::wait(const Patience& patience) {
   }
 }
 
+// A system call that has begun is carried to its end, whoever has lost his patience: its result would be lost, and with
+// it what it made. (Each tick of the patience ends a wait.)
+Result<kernel::WaitStatus> TracedThread::wait_through(const Patience& patience) {
+  constexpr int kTicks = 100;
+  for (int i = 0;; ++i) {
+    auto status = wait(patience);
+    const bool impatient =
+        !status && (status.error().code() == Errc::kInterrupted || status.error().code() == Errc::kTimeout);
+    if (!impatient || i == kTicks) return status;
+  }
+}
+
 Result<void> TracedThread::wait_stopped(const Patience& patience) {
   while (state_ == State::kRunning) {
     const kernel::WaitStatus status = STASIS_TRY(wait(patience));
@@ -173,10 +185,10 @@ Result<std::int64_t> TracedThread::single_call(std::uint64_t insn, std::uint64_t
   for (int stops = 0; stops < 2; ++stops) {  // entry, exit
     STASIS_TRY(stubbornly([&] { return kernel::ptrace_syscall(tid_); }));
     state_ = State::kRunning;
-    kernel::WaitStatus status = STASIS_TRY(wait(patience));
+    kernel::WaitStatus status = STASIS_TRY(wait_through(patience));
     while (!status.syscall_stop()) {
       STASIS_TRY(pass_over(status, 0, kernel::ptrace_syscall));
-      status = STASIS_TRY(wait(patience));
+      status = STASIS_TRY(wait_through(patience));
     }
   }
   STASIS_TRY(stubbornly(

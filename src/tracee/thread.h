@@ -74,6 +74,7 @@ class TracedThread {
  private:
   explicit TracedThread(HostPid tid) : tid_(tid) {}
   Result<kernel::WaitStatus> wait(const Patience& patience);
+  Result<kernel::WaitStatus> wait_through(const Patience& patience);
   // Deals with a stop that is not the one waited for and lets the thread go on (`resume`).
   Result<void> pass_over(kernel::WaitStatus status, int report_signal, Result<void> (*resume)(HostPid, int));
   // Blocks all signals but `except` (0: none). Done after the registers were set, so that a dying coordinator leaves a

@@ -12,6 +12,7 @@
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -45,8 +46,11 @@ static void expect(const char* what, long found, long expected) {
   if (found != expected) wrong(what, found, expected);
 }
 
+static atomic_int running_threads;
+
 static void* sleeper(void* unused) {
   (void)unused;
+  running_threads++;
   for (;;) {
     const struct timespec ts = {0, 2000000};
     expect("nanosleep", syscall(SYS_nanosleep, &ts, NULL), 0);
@@ -56,11 +60,12 @@ static void* sleeper(void* unused) {
 
 static void* reader(void* fd) {
   char c;
+  running_threads++;
   wrong("read of an empty pipe", syscall(SYS_read, (int)(intptr_t)fd, &c, 1), 0);
   return NULL;
 }
 
-static char text[65536];
+static char text[65536], first_maps[65536];
 
 // The whole of a file of /proc in `text`; its length.
 static size_t proc(const char* name) {
@@ -70,6 +75,12 @@ static size_t proc(const char* name) {
   close(fd);
   text[filled] = 0;
   return filled;
+}
+
+static void keep(const char* name, const char* what) {
+  const int fd = in_dir(name, O_WRONLY | O_CREAT | O_TRUNC);
+  if (fd < 0 || write(fd, what, strlen(what)) < 0) perror(name);
+  close(fd);
 }
 
 static uint64_t digest(const char* at, size_t bytes) {
@@ -131,18 +142,24 @@ int main(int argc, char** argv) {
   const char* mode = argc > 2 ? argv[2] : "";
   if (strcmp(mode, "seccomp") == 0) confine();
   const int strict = strcmp(mode, "gate-may-stay") != 0;
-  struct timespec tick = {0, 20000000};
-  nanosleep(&tick, NULL);  // the threads have their stacks and heaps
+  const struct timespec tick = {0, 1000000};
+  while (running_threads < 2) nanosleep(&tick, NULL);  // they have their stacks
   look();
   const struct view first = look();
-  tick.tv_nsec = 1000000;
+  proc("/proc/self/maps");
+  memcpy(first_maps, text, sizeof text);
   for (uint64_t round = 0;; round++) {
     for (size_t i = 0; i < kBytes / sizeof *memory; i += 64) {
       expect("memory", (long)memory[i], round == 0 ? 0 : (long)(i * round));
       memory[i] = i * (round + 1);
     }
     const struct view now = look();
-    if (strict && now.maps != first.maps) wrong("mappings", (long)now.maps, (long)first.maps);
+    if (strict && now.maps != first.maps) {
+      proc("/proc/self/maps");
+      keep("maps.now", text);
+      keep("maps.first", first_maps);
+      wrong("mappings", (long)now.maps, (long)first.maps);
+    }
     if (strict) expect("descriptors", now.descriptors, first.descriptors);
     expect("blocked signals", now.blocked, first.blocked);
     expect("caught signals", now.caught, first.caught);

@@ -31,8 +31,15 @@ def say(lab, argv, **options):
     return done.stdout
 
 
+def served(port):
+    """Sockets of connections to this port, by which a server still holds them: it may close them after its client."""
+    lines = [line.split() for name in ("tcp", "tcp6") for line in proc_text("net", name).splitlines()[1:]]
+    listening = "0A"
+    return [f for f in lines if f[1].endswith(f":{port:04X}") and f[3] != listening and f[9] != "0"]
+
+
 def get(lab, port, path="/"):
-    """The answer of an HTTP server that may still be starting."""
+    """The answer of an HTTP server that may still be starting; the connection is gone."""
     answer = None
 
     def answered():
@@ -42,6 +49,7 @@ def get(lab, port, path="/"):
                 answer = response.read()
         return answer is not None
     lab.wait_for(answered, f"answer from port {port}")
+    lab.wait_for(lambda: not served(port), f"end of the connections to port {port}")
     return answer
 
 
