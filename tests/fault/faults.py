@@ -4,6 +4,7 @@
 
 The target is counter.c, which watches itself. After every failure it must have counted on without noticing anything; no image,
 temporary file or process may be there that was not before."""
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -409,7 +410,8 @@ def interrupted_restart(lab, options):
             lab.reap()
             for pid in descendants():
                 if proc_text(pid, "comm") == "counter":
-                    os.kill(pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
             return not descendants()
         lab.wait_for(only_the_program, f"end of everything after signal number {number}")
         nothing_left(lab, set(), f"signal number {number}")

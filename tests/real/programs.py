@@ -77,10 +77,25 @@ class Case:
 
     def __call__(self, lab, options):
         argv = self.argv(lab, options.long)
-        expected, cpu = self.undisturbed(lab, argv)
-        if expected["status"] != 0:
-            raise Failure(f"an undisturbed run ends with {expected['status']}: {lab.read('err')}")
-        process = self.start(lab, argv)
+        tries = 4  # on a busy machine a run may be over sooner than the one that was measured
+        for left in reversed(range(tries)):
+            expected, cpu = self.undisturbed(lab, argv)
+            if expected["status"] != 0:
+                raise Failure(f"an undisturbed run ends with {expected['status']}: {lab.read('err')}")
+            process = self.start(lab, argv)
+            try:
+                found = self.disturbed(lab, options, process, cpu)
+                break
+            except Failure:
+                # Only the program itself, never a restarted one, may have been too fast.
+                if left == 0 or process.poll() != 0 or self.outcome(lab, 0) != expected:
+                    raise
+        for name, value in expected.items():
+            if found[name] != value:
+                raise Failure(f"{name} differs after the restart: {str(found[name])[-300:]}, not {str(value)[-300:]}")
+
+    def disturbed(self, lab, options, process, cpu):
+        """The outcome of a run that is killed and restarted in the middle."""
         parts = (0.25, 0.5, 0.75) if options.long else (0.4,)
         target = process.pid
         for number, part in enumerate(parts):
@@ -95,10 +110,7 @@ class Case:
             if number + 1 < len(parts):
                 lab.wait_for(lambda: os.path.exists(pidfile) and lab.read(os.path.basename(pidfile)).strip(), "pidfile", process)
                 target = int(lab.read(os.path.basename(pidfile)))
-        found = self.outcome(lab, lab.wait_exit(process, "the restarted program"))
-        for name, value in expected.items():
-            if found[name] != value:
-                raise Failure(f"{name} differs after the restart: {str(found[name])[-300:]}, not {str(value)[-300:]}")
+        return self.outcome(lab, lab.wait_exit(process, "the restarted program"))
 
 
 def python_threads(lab, is_long):
@@ -162,7 +174,7 @@ def static_binary(lab, is_long):
 
 
 def threads_200(lab, is_long):
-    return [build(lab, "many_threads.c"), 200, 1000000 if is_long else 150000]
+    return [build(lab, "many_threads.c"), 200, 4000000 if is_long else 800000]
 
 
 CASES = {
