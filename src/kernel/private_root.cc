@@ -49,7 +49,7 @@ Result<void> run_with_own_directory(const std::function<Result<void>()>& action)
     return action();
   };
   try {
-    std::thread([&] { done = body(); }).join();
+    std::thread([&] { done = body(); }).join();  // layers: allow what unshare(2) changed must end with it
   } catch (const std::system_error& error) {
     return Error(Errc::kSystem, fmt::format("start a thread: {}", error.what()));
   }

@@ -21,6 +21,7 @@
 #include "kernel/clone3.h"
 #include "kernel/proc_maps.h"
 #include "kernel/ptrace.h"
+#include "kernel/raw.h"
 #include "kernel/thread_signal.h"
 
 namespace stasis {
@@ -49,9 +50,9 @@ Result<std::uint64_t> find_hole(std::vector<Range> taken, std::uint64_t size) {
 
 // Until it is traced, with kExitKill, a new process ends with its parent by itself.
 void wait_in_pause(void* parent) noexcept {
-  ::syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-  if (::syscall(SYS_getppid) != *static_cast<const pid_t*>(parent)) return;
-  for (;;) ::syscall(SYS_pause);
+  kernel::raw_no_fault(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  if (kernel::raw_no_fault(SYS_getppid) != *static_cast<const pid_t*>(parent)) return;
+  for (;;) kernel::raw_no_fault(SYS_pause);
 }
 
 }  // namespace

@@ -2,7 +2,6 @@
 #include "tracee/patience.h"
 
 #include <fmt/format.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace stasis {
@@ -19,7 +18,7 @@ Patience::Patience(std::chrono::nanoseconds timeout, const std::atomic<bool>* ca
   sigevent event{};
   event.sigev_notify = SIGEV_THREAD_ID;
   event.sigev_signo = SIGALRM;
-  event._sigev_un._tid = static_cast<pid_t>(::syscall(SYS_gettid));
+  event._sigev_un._tid = ::gettid();
   if (::timer_create(CLOCK_MONOTONIC, &event, &timer_) != 0) return;
   const itimerspec interval{.it_interval = {0, kTickNanoseconds}, .it_value = {0, kTickNanoseconds}};
   armed_ = ::timer_settime(timer_, 0, &interval, nullptr) == 0;

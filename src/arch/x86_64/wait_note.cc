@@ -8,6 +8,7 @@
 #include <bit>
 
 #include "base/panic.h"
+#include "kernel/raw.h"
 #include "kernel/without.h"
 
 namespace stasis::arch {
@@ -27,8 +28,8 @@ constexpr std::int64_t kMaxMicroseconds = (std::int64_t{1} << (kMantissaBits + k
 }  // namespace
 
 bool wait_notes_work() {
-  static const bool work =
-      !kernel::without("wait_notes") && ::syscall(static_cast<long>(with_note(SYS_getpid, WaitNote{}))) == ::getpid();
+  static const bool work = !kernel::without("wait_notes") &&
+                           kernel::raw_no_fault(static_cast<long>(with_note(SYS_getpid, WaitNote{}))) == ::getpid();
   return work;
 }
 

@@ -8,10 +8,11 @@
 
 #include <algorithm>
 #include <cstring>
-#include <deque>
 #include <map>
 #include <memory>
 #include <set>
+#include <utility>
+#include <vector>
 
 #include "base/file.h"
 #include "kernel/proc_dir.h"
@@ -96,8 +97,10 @@ class Search {
     meet(stat, path);
   }
   void walk() {
-    for (; !directories_.empty() && missing_ != 0 && entries_ < kMaxEntries; directories_.pop_front()) {
-      look_into(directories_.front());
+    while (!next_level_.empty()) {
+      for (const std::string& directory : std::exchange(next_level_, {})) {
+        if (missing_ != 0 && entries_ < kMaxEntries) look_into(directory);
+      }
     }
   }
 
@@ -111,7 +114,7 @@ class Search {
   void meet(const struct ::stat& stat, const std::string& path) {
     const FileId id{stat.st_dev, stat.st_ino};
     note(id, path);
-    if (S_ISDIR(stat.st_mode) && !closed_.contains(id)) directories_.push_back(path);
+    if (S_ISDIR(stat.st_mode) && !closed_.contains(id)) next_level_.push_back(path);
   }
   void look_into(const std::string& directory) {
     const std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(directory.c_str()),
@@ -133,7 +136,7 @@ class Search {
   const std::set<FileId>& closed_;
   std::size_t missing_;
   std::size_t entries_ = 0;
-  std::deque<std::string> directories_;
+  std::vector<std::string> next_level_;
 };
 
 std::string parent_of(const std::string& path) {

@@ -9,6 +9,7 @@
 #include <array>
 #include <tuple>
 
+#include "kernel/device_number.h"
 #include "kernel/kcmp.h"
 #include "kernel/pidfd.h"
 #include "kernel/socket_queue.h"
@@ -244,12 +245,6 @@ Result<void> look_into_queues(OpenFileTable& table) {
   return {};
 }
 
-// /proc/PID/stat has new_encode_dev(): minor bits 0-7 and 20-31, major bits 8-19.
-std::uint64_t decode_terminal(std::int32_t number) {
-  const auto bits = static_cast<std::uint32_t>(number);
-  return makedev((bits >> 8) & 0xfff, (bits & 0xff) | ((bits >> 12) & 0xfff00));
-}
-
 }  // namespace
 
 Result<OpenFileTable> gather_open_files(std::span<const ProcessHandle> processes, Hold hold,
@@ -266,7 +261,7 @@ Result<OpenFileTable> gather_open_files(std::span<const ProcessHandle> processes
   }
   for (const ProcessHandle& process : processes) {
     if (const auto tty = STASIS_TRY(process.proc->stat()).tty_nr; tty != 0)
-      table.terminals.insert(decode_terminal(tty));
+      table.terminals.insert(kernel::decode_device(static_cast<std::uint32_t>(tty)));
   }
   STASIS_TRY(look_outside(table, processes, outside));
   STASIS_TRY(look_for_outside_mappings(table, processes));

@@ -13,6 +13,7 @@
 #include <cerrno>
 
 #include "base/log.h"
+#include "kernel/device_number.h"
 #include "kernel/proc_dir.h"
 #include "resource/checkpoint_context.h"
 #include "resource/open_file/anonymous_file.h"
@@ -30,11 +31,6 @@ std::optional<unsigned> index_of_device(std::uint64_t device) {
   const unsigned number = major(device);
   if (number < kPtySlaveFirst || number > kPtySlaveLast) return std::nullopt;
   return (number - kPtySlaveFirst) * 256 + minor(device);
-}
-
-// The kernel's form of a device number in TIOCGDEV.
-std::uint64_t decode_device(std::uint32_t bits) {
-  return makedev((bits >> 8) & 0xfff, (bits & 0xff) | ((bits >> 12) & 0xfff00));
 }
 
 OpenFile* find_slave(const OpenFileTable& tree, unsigned index) {
@@ -92,12 +88,12 @@ std::optional<unsigned> slave_index(const OpenFile& file) {
   unsigned device = 0;
   if (file.held) {
     if (::ioctl(file.held.get(), TIOCGDEV, &device) != 0) return std::nullopt;
-    return index_of_device(decode_device(device));
+    return index_of_device(kernel::decode_device(device));
   }
   const auto proc = kernel::ProcDir::open(file.pid());
   const auto stat = proc ? proc->stat() : Result<kernel::ProcStat>(proc.error());
   if (!stat) return std::nullopt;
-  return index_of_device(decode_device(static_cast<std::uint32_t>(stat->tty_nr)));
+  return index_of_device(kernel::decode_device(static_cast<std::uint32_t>(stat->tty_nr)));
 }
 
 OpenFile* find_master(const OpenFileTable& tree, unsigned index) {

@@ -15,6 +15,7 @@
 
 #include "arch/x86_64/wait_note.h"
 #include "arch/x86_64/xstate.h"
+#include "kernel/page_size.h"
 #include "kernel/pidfd.h"
 #include "kernel/robust_list.h"
 #include "resource/signal/signal_actions.h"
@@ -66,8 +67,7 @@ long call_by_wait_channel(const kernel::ProcDir& proc, HostPid tid, const Waitin
   // What remains are sleeps; their functions belong to the scheduler, so that the channel is the system call itself.
   if (text->find("nanosleep") == std::string::npos && text->find("syscall") == std::string::npos) return -1;
   // nanosleep(2) has a pointer where clock_nanosleep(2) has the number of a clock.
-  constexpr unsigned long long kFirstPage = 4096;
-  return call.first < kFirstPage ? SYS_clock_nanosleep : SYS_nanosleep;
+  return call.first < kernel::page_size() ? SYS_clock_nanosleep : SYS_nanosleep;
 }
 
 // When the run-queue clock of a CPU was zero. Leaves us on that CPU.
