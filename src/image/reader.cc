@@ -18,103 +18,88 @@
 namespace stasis {
 namespace {
 
-constexpr std::uint64_t kMaxChunkRecordBytes =
-    std::uint64_t{4} << 20; // 64 MiB in runs of one page, with room
+constexpr std::uint64_t kMaxChunkRecordBytes = std::uint64_t{4} << 20;  // 64 MiB in runs of one page, with room
 
-ChunkRecord record_of(const ChunkInfo &chunk) {
-  return ChunkRecord{chunk.object,      chunk.codec, chunk.raw_size,
-                     chunk.stored_size, chunk.runs,  {}};
+ChunkRecord record_of(const ChunkInfo& chunk) {
+  return ChunkRecord{chunk.object, chunk.codec, chunk.raw_size, chunk.stored_size, chunk.runs, {}};
 }
 
-Error damaged_chunk(const ChunkInfo &chunk) {
-  return Error(Errc::kImageChecksum,
-               fmt::format("the chunk of object {} at offset {} is damaged",
-                           chunk.object.value(), chunk.record_offset));
+Error damaged_chunk(const ChunkInfo& chunk) {
+  return Error(Errc::kImageChecksum, fmt::format("the chunk of object {} at offset {} is damaged", chunk.object.value(),
+                                                 chunk.record_offset));
 }
 
-template <SchemaRecord T> Result<T> decode_as(const StreamRecord &record) {
+template <SchemaRecord T>
+Result<T> decode_as(const StreamRecord& record) {
   if (record.type != T::kType) {
     return Error(Errc::kBadImage,
-                 fmt::format("a record of {} where '{}' is expected",
-                             to_string(record.type), T::kName));
+                 fmt::format("a record of {} where '{}' is expected", to_string(record.type), T::kName));
   }
   return decode<T>(record.payload, T::kName);
 }
 
-} // namespace
+}  // namespace
 
 class ImageReader::Impl {
-public:
+ public:
   Impl(std::unique_ptr<ImageSource> source, ReaderOptions options)
       : source_(std::move(source)), options_(std::move(options)) {}
 
   Result<void> open() {
-    if (!source_->seekable())
-      return open_stream();
+    if (!source_->seekable()) return open_stream();
     return open_file();
   }
 
-  const Structure &structure() const { return structure_; }
+  const Structure& structure() const { return structure_; }
   bool seekable() const { return source_->seekable(); }
   int fd() const { return source_->fd(); }
   std::span<const ChunkInfo> chunks() const {
-    return seekable() ? std::span<const ChunkInfo>(chunks_)
-                      : std::span<const ChunkInfo>();
+    return seekable() ? std::span<const ChunkInfo>(chunks_) : std::span<const ChunkInfo>();
   }
   ImageHash image_hash() const { return image_hash_; }
   ImageProgress progress() const {
     const std::lock_guard lock(mutex_);
     return progress_;
   }
-  void set_object_handler(ObjectHandler handler) {
-    handler_ = std::move(handler);
-  }
+  void set_object_handler(ObjectHandler handler) { handler_ = std::move(handler); }
 
-  Result<std::span<const std::byte>> next_payload(RecordType wanted,
-                                                  std::string_view name);
+  Result<std::span<const std::byte>> next_payload(RecordType wanted, std::string_view name);
   Result<RecordType> peek_type();
   Result<void> expect_end();
 
-  Result<std::optional<ChunkInfo>> next_chunk(std::vector<std::byte> &buffer);
+  Result<std::optional<ChunkInfo>> next_chunk(std::vector<std::byte>& buffer);
   Result<void> read_chunk(std::size_t i, std::span<std::byte> out) const;
   Result<void> verify_chunk(std::size_t i) const;
   Result<void> finish();
 
-private:
+ private:
   Result<void> open_stream();
   Result<void> open_file();
-  Result<void> load_index(const TrailerRecord &trailer,
-                          std::uint64_t trailer_offset);
-  Result<void> check_index(const IndexRecord &index,
-                           const TrailerRecord &trailer) const;
+  Result<void> load_index(const TrailerRecord& trailer, std::uint64_t trailer_offset);
+  Result<void> check_index(const IndexRecord& index, const TrailerRecord& trailer) const;
   // Why a file without an end mark has none.
   Error diagnose_incomplete() const;
 
-  Result<void> handle_object(const StructureRecord &record);
-  Result<const StructureRecord *> skip_to_record(RecordType wanted);
+  Result<void> handle_object(const StructureRecord& record);
+  Result<const StructureRecord*> skip_to_record(RecordType wanted);
 
   std::uint64_t end_of(std::size_t i) const {
-    return i + 1 < chunks_.size() ? chunks_[i + 1].record_offset
-                                  : index_offset_;
+    return i + 1 < chunks_.size() ? chunks_[i + 1].record_offset : index_offset_;
   }
   Result<void> check_chunk_frame(std::size_t i) const;
-  Result<std::optional<ChunkInfo>>
-  next_stream_chunk(std::vector<std::byte> &buffer);
-  Result<ChunkInfo> read_stream_chunk(const StreamRecord &record,
-                                      std::uint64_t offset,
-                                      std::vector<std::byte> &buffer);
-  Result<void> read_stream_ending(const StreamRecord &index_record,
-                                  std::uint64_t index_offset);
-  void count(const ChunkInfo &chunk) const;
+  Result<std::optional<ChunkInfo>> next_stream_chunk(std::vector<std::byte>& buffer);
+  Result<ChunkInfo> read_stream_chunk(const StreamRecord& record, std::uint64_t offset, std::vector<std::byte>& buffer);
+  Result<void> read_stream_ending(const StreamRecord& index_record, std::uint64_t index_offset);
+  void count(const ChunkInfo& chunk) const;
 
   std::unique_ptr<ImageSource> source_;
   ReaderOptions options_;
   Structure structure_;
-  std::size_t cursor_ = 0; // next structure record
-  unsigned depth_ = 0;     // object handlers on the stack
+  std::size_t cursor_ = 0;  // next structure record
+  unsigned depth_ = 0;      // object handlers on the stack
   ObjectHandler handler_;
 
-  std::vector<ChunkInfo> chunks_; // file: all; stream: those that came
+  std::vector<ChunkInfo> chunks_;  // file: all; stream: those that came
   std::uint64_t index_offset_ = 0;
   ImageHash image_hash_{};
   std::size_t next_chunk_ = 0;
@@ -124,7 +109,7 @@ private:
   std::uint64_t index_bound_ = kMaxChunkRecordBytes;
   bool finished_ = false;
 
-  mutable std::mutex mutex_; // progress
+  mutable std::mutex mutex_;  // progress
   mutable ImageProgress progress_;
 };
 
@@ -140,8 +125,7 @@ Result<void> ImageReader::Impl::open_stream() {
 }
 
 Result<void> ImageReader::Impl::open_file() {
-  if (source_->size() < kPreambleSize + kTailSize)
-    return diagnose_incomplete();
+  if (source_->size() < kPreambleSize + kTailSize) return diagnose_incomplete();
   std::array<std::byte, kPreambleSize> preamble{};
   STASIS_TRY(read_exactly_at(*source_, preamble, 0));
   STASIS_TRY(check_preamble(preamble));
@@ -149,37 +133,28 @@ Result<void> ImageReader::Impl::open_file() {
   std::array<std::byte, kTailSize> tail{};
   STASIS_TRY(read_exactly_at(*source_, tail, tail_offset));
   const auto trailer_offset = parse_tail(tail);
-  if (!trailer_offset)
-    return diagnose_incomplete();
+  if (!trailer_offset) return diagnose_incomplete();
 
-  const StreamRecord record =
-      STASIS_TRY(read_file_record(*source_, *trailer_offset, tail_offset));
+  const StreamRecord record = STASIS_TRY(read_file_record(*source_, *trailer_offset, tail_offset));
   const auto trailer = STASIS_TRY(decode_as<TrailerRecord>(record));
-  if (trailer.total_size != source_->size())
-    return Error(Errc::kBadImage, "the image's size is not what it states");
-  if (trailer.structure_size > options_.max_structure_bytes ||
-      trailer.structure_size > trailer.index_offset) {
-    return Error(Errc::kBadImage,
-                 "the structure section is larger than allowed");
+  if (trailer.total_size != source_->size()) return Error(Errc::kBadImage, "the image's size is not what it states");
+  if (trailer.structure_size > options_.max_structure_bytes || trailer.structure_size > trailer.index_offset) {
+    return Error(Errc::kBadImage, "the structure section is larger than allowed");
   }
   auto section = STASIS_TRY(read_range(*source_, 0, trailer.structure_size));
   structure_ = STASIS_TRY(Structure::parse(std::move(section), options_));
   cursor_ = 1;
-  if (structure_.hash() != trailer.structure_hash)
-    return Error(Errc::kImageChecksum, "structure and trailer differ");
+  if (structure_.hash() != trailer.structure_hash) return Error(Errc::kImageChecksum, "structure and trailer differ");
   STASIS_TRY(load_index(trailer, *trailer_offset));
   progress_.stored_bytes = trailer.structure_size;
   return {};
 }
 
-Result<void> ImageReader::Impl::load_index(const TrailerRecord &trailer,
-                                           std::uint64_t trailer_offset) {
-  if (trailer_offset > kMaxIndexBytes &&
-      trailer.index_offset < trailer_offset - kMaxIndexBytes) {
+Result<void> ImageReader::Impl::load_index(const TrailerRecord& trailer, std::uint64_t trailer_offset) {
+  if (trailer_offset > kMaxIndexBytes && trailer.index_offset < trailer_offset - kMaxIndexBytes) {
     return Error(Errc::kBadImage, "the index is larger than allowed");
   }
-  const StreamRecord record = STASIS_TRY(
-      read_file_record(*source_, trailer.index_offset, trailer_offset));
+  const StreamRecord record = STASIS_TRY(read_file_record(*source_, trailer.index_offset, trailer_offset));
   auto index = STASIS_TRY(decode_as<IndexRecord>(record));
   if (image_hash_of(structure_.hash(), record.payload) != trailer.image_hash) {
     return Error(Errc::kImageChecksum, "index and trailer differ");
@@ -193,72 +168,54 @@ Result<void> ImageReader::Impl::load_index(const TrailerRecord &trailer,
 
 // Chunks must fill the page section without gaps, so that no byte of the file
 // escapes verification.
-Result<void>
-ImageReader::Impl::check_index(const IndexRecord &index,
-                               const TrailerRecord &trailer) const {
+Result<void> ImageReader::Impl::check_index(const IndexRecord& index, const TrailerRecord& trailer) const {
   std::uint64_t next = trailer.structure_size;
-  for (const ChunkInfo &chunk : index.chunks) {
-    STASIS_TRY(
-        check_chunk(record_of(chunk), structure_.environment().page_size));
-    const bool fits =
-        chunk.record_offset == next &&
-        chunk.payload_offset > chunk.record_offset &&
-        chunk.payload_offset - chunk.record_offset <= kMaxChunkRecordBytes &&
-        chunk.payload_offset % kPayloadAlignment == 0 &&
-        chunk.payload_offset < trailer.index_offset;
-    if (!fits)
-      return Error(Errc::kBadImage, "index: chunks out of place");
+  for (const ChunkInfo& chunk : index.chunks) {
+    STASIS_TRY(check_chunk(record_of(chunk), structure_.environment().page_size));
+    const bool fits = chunk.record_offset == next && chunk.payload_offset > chunk.record_offset &&
+                      chunk.payload_offset - chunk.record_offset <= kMaxChunkRecordBytes &&
+                      chunk.payload_offset % kPayloadAlignment == 0 && chunk.payload_offset < trailer.index_offset;
+    if (!fits) return Error(Errc::kBadImage, "index: chunks out of place");
     next = chunk.payload_offset + chunk.stored_size + kChunkEndSize;
   }
-  if (next != trailer.index_offset)
-    return Error(Errc::kBadImage, "index: chunks are missing");
+  if (next != trailer.index_offset) return Error(Errc::kBadImage, "index: chunks are missing");
   return {};
 }
 
 Error ImageReader::Impl::diagnose_incomplete() const {
   Impl stream(sequential(*source_), options_);
   stream.options_.progress = nullptr;
-  if (auto opened = stream.open_stream(); !opened)
-    return std::move(opened).error();
-  if (auto rest = stream.finish(); !rest)
-    return std::move(rest).error();
+  if (auto opened = stream.open_stream(); !opened) return std::move(opened).error();
+  if (auto rest = stream.finish(); !rest) return std::move(rest).error();
   return Error(Errc::kBadImage, "there are bytes behind the image's end");
 }
 
 // ---- structure
 // ------------------------------------------------------------------------------------------------------
 
-Result<void> ImageReader::Impl::handle_object(const StructureRecord &record) {
-  const auto object = STASIS_TRY(
-      decode<ObjectRecord>(structure_.payload(record), ObjectRecord::kName));
-  if (!handler_)
-    return Error(Errc::kBadImage, "a shared object where none is expected");
+Result<void> ImageReader::Impl::handle_object(const StructureRecord& record) {
+  const auto object = STASIS_TRY(decode<ObjectRecord>(structure_.payload(record), ObjectRecord::kName));
+  if (!handler_) return Error(Errc::kBadImage, "a shared object where none is expected");
   if (depth_ >= kMaxNesting) {
-    return Error(Errc::kImageTooDeep,
-                 fmt::format("objects are nested deeper than {}", kMaxNesting));
+    return Error(Errc::kImageTooDeep, fmt::format("objects are nested deeper than {}", kMaxNesting));
   }
   if (object.type > std::numeric_limits<ObjType>::max()) {
-    return Error(Errc::kBadImage,
-                 fmt::format("object {} is of no kind", object.ref.value()));
+    return Error(Errc::kBadImage, fmt::format("object {} is of no kind", object.ref.value()));
   }
   ++depth_;
   Result<void> handled = handler_(object.ref, object.type);
   --depth_;
-  if (!handled)
-    return std::move(handled).error().note(
-        fmt::format("object {}", object.ref.value()));
+  if (!handled) return std::move(handled).error().note(fmt::format("object {}", object.ref.value()));
   return {};
 }
 
 // The next record that is neither an object's header (the handler gets those)
 // nor ignorable, unless it is the wanted one. nullptr at the end.
-Result<const StructureRecord *>
-ImageReader::Impl::skip_to_record(RecordType wanted) {
+Result<const StructureRecord*> ImageReader::Impl::skip_to_record(RecordType wanted) {
   const auto records = structure_.records();
   while (cursor_ < records.size()) {
-    const StructureRecord &record = records[cursor_];
-    if (record.type == wanted)
-      return &record;
+    const StructureRecord& record = records[cursor_];
+    if (record.type == wanted) return &record;
     if (record.type == RecordType::kObject) {
       ++cursor_;
       STASIS_TRY(handle_object(record));
@@ -268,21 +225,16 @@ ImageReader::Impl::skip_to_record(RecordType wanted) {
       return &record;
     }
   }
-  return static_cast<const StructureRecord *>(nullptr);
+  return static_cast<const StructureRecord*>(nullptr);
 }
 
-Result<std::span<const std::byte>>
-ImageReader::Impl::next_payload(RecordType wanted, std::string_view name) {
-  const StructureRecord *record = STASIS_TRY(skip_to_record(wanted));
+Result<std::span<const std::byte>> ImageReader::Impl::next_payload(RecordType wanted, std::string_view name) {
+  const StructureRecord* record = STASIS_TRY(skip_to_record(wanted));
   if (record == nullptr) {
-    return Error(
-        Errc::kBadImage,
-        fmt::format("the structure section ends where '{}' is expected", name));
+    return Error(Errc::kBadImage, fmt::format("the structure section ends where '{}' is expected", name));
   }
   if (record->type != wanted) {
-    return Error(Errc::kBadImage,
-                 fmt::format("a record of {} where '{}' is expected",
-                             to_string(record->type), name));
+    return Error(Errc::kBadImage, fmt::format("a record of {} where '{}' is expected", to_string(record->type), name));
   }
   ++cursor_;
   return structure_.payload(*record);
@@ -292,75 +244,53 @@ Result<RecordType> ImageReader::Impl::peek_type() {
   // An ignorable record that the caller may want must be seen, so only objects
   // are dealt with here.
   const auto records = structure_.records();
-  while (cursor_ < records.size() &&
-         records[cursor_].type == RecordType::kObject) {
+  while (cursor_ < records.size() && records[cursor_].type == RecordType::kObject) {
     STASIS_TRY(handle_object(records[cursor_++]));
   }
-  return cursor_ < records.size() ? records[cursor_].type
-                                  : RecordType::kEndOfStructure;
+  return cursor_ < records.size() ? records[cursor_].type : RecordType::kEndOfStructure;
 }
 
 Result<void> ImageReader::Impl::expect_end() {
-  const StructureRecord *record =
-      STASIS_TRY(skip_to_record(RecordType::kEndOfStructure));
-  if (record == nullptr)
-    return {};
-  return Error(Errc::kBadImage,
-               fmt::format("a record of {} where the end is expected",
-                           to_string(record->type)));
+  const StructureRecord* record = STASIS_TRY(skip_to_record(RecordType::kEndOfStructure));
+  if (record == nullptr) return {};
+  return Error(Errc::kBadImage, fmt::format("a record of {} where the end is expected", to_string(record->type)));
 }
 
 // ---- pages
 // ----------------------------------------------------------------------------------------------------------
 
-void ImageReader::Impl::count(const ChunkInfo &chunk) const {
+void ImageReader::Impl::count(const ChunkInfo& chunk) const {
   const std::lock_guard lock(mutex_);
   progress_.raw_bytes += chunk.raw_size;
-  progress_.stored_bytes += chunk.payload_offset - chunk.record_offset +
-                            chunk.stored_size + kChunkEndSize;
+  progress_.stored_bytes += chunk.payload_offset - chunk.record_offset + chunk.stored_size + kChunkEndSize;
   ++progress_.chunks;
-  if (options_.progress)
-    options_.progress(progress_);
+  if (options_.progress) options_.progress(progress_);
 }
 
 // The records around a chunk's payload say what the index says.
 Result<void> ImageReader::Impl::check_chunk_frame(std::size_t i) const {
-  const ChunkInfo &chunk = chunks_[i];
-  const StreamRecord head = STASIS_TRY(
-      read_file_record(*source_, chunk.record_offset, chunk.payload_offset));
+  const ChunkInfo& chunk = chunks_[i];
+  const StreamRecord head = STASIS_TRY(read_file_record(*source_, chunk.record_offset, chunk.payload_offset));
   ChunkRecord record = STASIS_TRY(decode_as<ChunkRecord>(head));
-  const StreamRecord foot = STASIS_TRY(read_file_record(
-      *source_, chunk.payload_offset + chunk.stored_size, end_of(i)));
+  const StreamRecord foot = STASIS_TRY(read_file_record(*source_, chunk.payload_offset + chunk.stored_size, end_of(i)));
   const auto end = STASIS_TRY(decode_as<ChunkEndRecord>(foot));
-  const ChunkInfo stated{
-      record.object,      record.codec,          record.raw_size,
-      record.stored_size, chunk.record_offset,   chunk.payload_offset,
-      end.hash,           std::move(record.runs)};
-  if (stated != chunk)
-    return Error(Errc::kBadImage,
-                 fmt::format("chunk {} and the index differ", i));
+  const ChunkInfo stated{record.object,       record.codec,         record.raw_size, record.stored_size,
+                         chunk.record_offset, chunk.payload_offset, end.hash,        std::move(record.runs)};
+  if (stated != chunk) return Error(Errc::kBadImage, fmt::format("chunk {} and the index differ", i));
   return {};
 }
 
-Result<void> ImageReader::Impl::read_chunk(std::size_t i,
-                                           std::span<std::byte> out) const {
-  if (i >= chunks().size())
-    return Error(Errc::kInvalidArgument,
-                 fmt::format("there is no chunk {}", i));
-  const ChunkInfo &chunk = chunks_[i];
-  if (out.size() != chunk.raw_size)
-    return Error(Errc::kInvalidArgument,
-                 "read_chunk: the buffer has another size");
+Result<void> ImageReader::Impl::read_chunk(std::size_t i, std::span<std::byte> out) const {
+  if (i >= chunks().size()) return Error(Errc::kInvalidArgument, fmt::format("there is no chunk {}", i));
+  const ChunkInfo& chunk = chunks_[i];
+  if (out.size() != chunk.raw_size) return Error(Errc::kInvalidArgument, "read_chunk: the buffer has another size");
   STASIS_TRY(check_chunk_frame(i));
   if (chunk.codec == Codec::kNone) {
     STASIS_TRY(read_exactly_at(*source_, out, chunk.payload_offset));
-    if (hash_bytes(out) != chunk.hash)
-      return damaged_chunk(chunk);
+    if (hash_bytes(out) != chunk.hash) return damaged_chunk(chunk);
   } else {
-    const auto stored = STASIS_TRY(
-        read_range(*source_, chunk.payload_offset, chunk.stored_size));
-    if (hash_bytes(stored) != chunk.hash)
-      return damaged_chunk(chunk);
+    const auto stored = STASIS_TRY(read_range(*source_, chunk.payload_offset, chunk.stored_size));
+    if (hash_bytes(stored) != chunk.hash) return damaged_chunk(chunk);
     STASIS_TRY(decompress(chunk.codec, stored, out));
   }
   count(chunk);
@@ -368,32 +298,24 @@ Result<void> ImageReader::Impl::read_chunk(std::size_t i,
 }
 
 Result<void> ImageReader::Impl::verify_chunk(std::size_t i) const {
-  if (i >= chunks().size())
-    return Error(Errc::kInvalidArgument,
-                 fmt::format("there is no chunk {}", i));
-  const ChunkInfo &chunk = chunks_[i];
+  if (i >= chunks().size()) return Error(Errc::kInvalidArgument, fmt::format("there is no chunk {}", i));
+  const ChunkInfo& chunk = chunks_[i];
   STASIS_TRY(check_chunk_frame(i));
   if (source_->fd() >= 0) {
-    if (STASIS_TRY(hash_file_range(source_->fd(), chunk.payload_offset,
-                                   chunk.stored_size)) != chunk.hash) {
+    if (STASIS_TRY(hash_file_range(source_->fd(), chunk.payload_offset, chunk.stored_size)) != chunk.hash) {
       return damaged_chunk(chunk);
     }
   } else {
-    const auto stored = STASIS_TRY(
-        read_range(*source_, chunk.payload_offset, chunk.stored_size));
-    if (hash_bytes(stored) != chunk.hash)
-      return damaged_chunk(chunk);
+    const auto stored = STASIS_TRY(read_range(*source_, chunk.payload_offset, chunk.stored_size));
+    if (hash_bytes(stored) != chunk.hash) return damaged_chunk(chunk);
   }
   count(chunk);
   return {};
 }
 
-Result<std::optional<ChunkInfo>>
-ImageReader::Impl::next_chunk(std::vector<std::byte> &buffer) {
-  if (!seekable())
-    return next_stream_chunk(buffer);
-  if (next_chunk_ == chunks_.size())
-    return std::optional<ChunkInfo>();
+Result<std::optional<ChunkInfo>> ImageReader::Impl::next_chunk(std::vector<std::byte>& buffer) {
+  if (!seekable()) return next_stream_chunk(buffer);
+  if (next_chunk_ == chunks_.size()) return std::optional<ChunkInfo>();
   const std::size_t i = next_chunk_;
   buffer.resize(static_cast<std::size_t>(chunks_[i].raw_size));
   STASIS_TRY(read_chunk(i, buffer));
@@ -404,52 +326,37 @@ ImageReader::Impl::next_chunk(std::vector<std::byte> &buffer) {
 // ---- streams
 // --------------------------------------------------------------------------------------------------------
 
-Result<std::optional<ChunkInfo>>
-ImageReader::Impl::next_stream_chunk(std::vector<std::byte> &buffer) {
-  if (finished_)
-    return std::optional<ChunkInfo>();
+Result<std::optional<ChunkInfo>> ImageReader::Impl::next_stream_chunk(std::vector<std::byte>& buffer) {
+  if (finished_) return std::optional<ChunkInfo>();
   const std::uint64_t offset = stream_offset_;
-  const StreamRecord record =
-      STASIS_TRY(read_stream_record(*source_, offset, index_bound_));
+  const StreamRecord record = STASIS_TRY(read_stream_record(*source_, offset, index_bound_));
   stream_offset_ += kRecordHeaderSize + record.payload.size();
   if (record.type == RecordType::kIndex) {
     STASIS_TRY(read_stream_ending(record, offset));
     return std::optional<ChunkInfo>();
   }
   chunks_.push_back(STASIS_TRY(read_stream_chunk(record, offset, buffer)));
-  index_bound_ +=
-      2 * (record.payload.size() + kRecordHeaderSize + sizeof(ChunkInfo));
+  index_bound_ += 2 * (record.payload.size() + kRecordHeaderSize + sizeof(ChunkInfo));
   count(chunks_.back());
   return std::optional<ChunkInfo>(chunks_.back());
 }
 
-Result<ChunkInfo>
-ImageReader::Impl::read_stream_chunk(const StreamRecord &record,
-                                     std::uint64_t offset,
-                                     std::vector<std::byte> &buffer) {
+Result<ChunkInfo> ImageReader::Impl::read_stream_chunk(const StreamRecord& record, std::uint64_t offset,
+                                                       std::vector<std::byte>& buffer) {
   ChunkRecord chunk = STASIS_TRY(decode_as<ChunkRecord>(record));
   STASIS_TRY(check_chunk(chunk, structure_.environment().page_size));
-  if (stream_offset_ % kPayloadAlignment != 0)
-    return Error(Errc::kBadImage, "a chunk's payload is not aligned");
-  ChunkInfo info{chunk.object,
-                 chunk.codec,
-                 chunk.raw_size,
-                 chunk.stored_size,
-                 offset,
-                 stream_offset_,
-                 {},
-                 std::move(chunk.runs)};
+  if (stream_offset_ % kPayloadAlignment != 0) return Error(Errc::kBadImage, "a chunk's payload is not aligned");
+  ChunkInfo info{chunk.object,   chunk.codec, chunk.raw_size,       chunk.stored_size, offset,
+                 stream_offset_, {},          std::move(chunk.runs)};
   std::vector<std::byte> stored;
-  std::vector<std::byte> &target = info.codec == Codec::kNone ? buffer : stored;
+  std::vector<std::byte>& target = info.codec == Codec::kNone ? buffer : stored;
   target.clear();
   STASIS_TRY(append_from(*source_, info.stored_size, target));
   stream_offset_ += info.stored_size;
-  const StreamRecord foot =
-      STASIS_TRY(read_stream_record(*source_, stream_offset_, kMaxRecordBytes));
+  const StreamRecord foot = STASIS_TRY(read_stream_record(*source_, stream_offset_, kMaxRecordBytes));
   stream_offset_ += kRecordHeaderSize + foot.payload.size();
   info.hash = STASIS_TRY(decode_as<ChunkEndRecord>(foot)).hash;
-  if (hash_bytes(target) != info.hash)
-    return damaged_chunk(info);
+  if (hash_bytes(target) != info.hash) return damaged_chunk(info);
   if (info.codec != Codec::kNone) {
     buffer.resize(static_cast<std::size_t>(info.raw_size));
     STASIS_TRY(decompress(info.codec, stored, buffer));
@@ -457,38 +364,28 @@ ImageReader::Impl::read_stream_chunk(const StreamRecord &record,
   return info;
 }
 
-Result<void>
-ImageReader::Impl::read_stream_ending(const StreamRecord &index_record,
-                                      std::uint64_t index_offset) {
+Result<void> ImageReader::Impl::read_stream_ending(const StreamRecord& index_record, std::uint64_t index_offset) {
   const auto index = STASIS_TRY(decode_as<IndexRecord>(index_record));
-  if (index.chunks != chunks_)
-    return Error(Errc::kBadImage,
-                 "the index does not list the chunks that came");
+  if (index.chunks != chunks_) return Error(Errc::kBadImage, "the index does not list the chunks that came");
   const std::uint64_t trailer_offset = stream_offset_;
-  const StreamRecord record =
-      STASIS_TRY(read_stream_record(*source_, trailer_offset, kMaxRecordBytes));
+  const StreamRecord record = STASIS_TRY(read_stream_record(*source_, trailer_offset, kMaxRecordBytes));
   stream_offset_ += kRecordHeaderSize + record.payload.size();
   const auto trailer = STASIS_TRY(decode_as<TrailerRecord>(record));
   std::array<std::byte, kTailSize> tail{};
   STASIS_TRY(read_exactly(*source_, tail));
   stream_offset_ += tail.size();
-  const bool fits = trailer.structure_size == structure_.size() &&
-                    trailer.index_offset == index_offset &&
-                    trailer.total_size == stream_offset_ &&
-                    trailer.structure_hash == structure_.hash() &&
-                    trailer.image_hash == image_hash_of(structure_.hash(),
-                                                        index_record.payload) &&
+  const bool fits = trailer.structure_size == structure_.size() && trailer.index_offset == index_offset &&
+                    trailer.total_size == stream_offset_ && trailer.structure_hash == structure_.hash() &&
+                    trailer.image_hash == image_hash_of(structure_.hash(), index_record.payload) &&
                     STASIS_TRY(parse_tail(tail)) == trailer_offset;
-  if (!fits)
-    return Error(Errc::kBadImage, "the trailer does not fit the image");
+  if (!fits) return Error(Errc::kBadImage, "the trailer does not fit the image");
   image_hash_ = trailer.image_hash;
   finished_ = true;
   return {};
 }
 
 Result<void> ImageReader::Impl::finish() {
-  if (seekable())
-    return {};
+  if (seekable()) return {};
   std::vector<std::byte> buffer;
   while (STASIS_TRY(next_stream_chunk(buffer))) {
   }
@@ -499,77 +396,57 @@ Result<void> ImageReader::Impl::finish() {
 // ------------------------------------------------------------------------------------------------
 
 ImageReader::ImageReader(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-ImageReader::ImageReader(ImageReader &&) noexcept = default;
-ImageReader &ImageReader::operator=(ImageReader &&) noexcept = default;
+ImageReader::ImageReader(ImageReader&&) noexcept = default;
+ImageReader& ImageReader::operator=(ImageReader&&) noexcept = default;
 ImageReader::~ImageReader() = default;
 
-Result<ImageReader> ImageReader::open(const std::string &path,
-                                      ReaderOptions options) {
+Result<ImageReader> ImageReader::open(const std::string& path, ReaderOptions options) {
   auto opened = [&]() -> Result<ImageReader> {
-    auto impl = std::make_unique<Impl>(STASIS_TRY(open_source(path)),
-                                       std::move(options));
+    auto impl = std::make_unique<Impl>(STASIS_TRY(open_source(path)), std::move(options));
     STASIS_TRY(impl->open());
     return ImageReader(std::move(impl));
   }();
   // The open itself names the path already.
-  if (!opened && opened.error().sys_errno() == 0)
-    return std::move(opened).error().note(path);
+  if (!opened && opened.error().sys_errno() == 0) return std::move(opened).error().note(path);
   return opened;
 }
 
 Result<ImageReader> ImageReader::from_fd(int fd, ReaderOptions options) {
-  auto impl =
-      std::make_unique<Impl>(STASIS_TRY(borrow_source(fd)), std::move(options));
+  auto impl = std::make_unique<Impl>(STASIS_TRY(borrow_source(fd)), std::move(options));
   STASIS_TRY(impl->open());
   return ImageReader(std::move(impl));
 }
 
-Result<ImageReader> ImageReader::from_bytes(std::span<const std::byte> image,
-                                            Access access,
-                                            ReaderOptions options) {
-  auto impl =
-      std::make_unique<Impl>(memory_source(image, access), std::move(options));
+Result<ImageReader> ImageReader::from_bytes(std::span<const std::byte> image, Access access, ReaderOptions options) {
+  auto impl = std::make_unique<Impl>(memory_source(image, access), std::move(options));
   STASIS_TRY(impl->open());
   return ImageReader(std::move(impl));
 }
 
-const EnvironmentRecord &ImageReader::environment() const {
-  return impl_->structure().environment();
-}
-void ImageReader::set_object_handler(ObjectHandler handler) {
-  impl_->set_object_handler(std::move(handler));
-}
-Result<std::span<const std::byte>>
-ImageReader::next_payload(RecordType type, std::string_view name) {
+const EnvironmentRecord& ImageReader::environment() const { return impl_->structure().environment(); }
+void ImageReader::set_object_handler(ObjectHandler handler) { impl_->set_object_handler(std::move(handler)); }
+Result<std::span<const std::byte>> ImageReader::next_payload(RecordType type, std::string_view name) {
   return impl_->next_payload(type, name);
 }
 Result<RecordType> ImageReader::peek_type() { return impl_->peek_type(); }
 Result<void> ImageReader::expect_end() { return impl_->expect_end(); }
-std::size_t ImageReader::record_count() const {
-  return impl_->structure().records().size();
-}
+std::size_t ImageReader::record_count() const { return impl_->structure().records().size(); }
 RawRecord ImageReader::record(std::size_t i) const {
-  const StructureRecord &record = impl_->structure().records()[i];
+  const StructureRecord& record = impl_->structure().records()[i];
   return {record.type, impl_->structure().payload(record)};
 }
-Result<std::optional<ChunkInfo>>
-ImageReader::next_chunk(std::vector<std::byte> &buffer) {
+Result<std::optional<ChunkInfo>> ImageReader::next_chunk(std::vector<std::byte>& buffer) {
   return impl_->next_chunk(buffer);
 }
 bool ImageReader::seekable() const { return impl_->seekable(); }
-std::span<const ChunkInfo> ImageReader::chunks() const {
-  return impl_->chunks();
-}
-Result<void> ImageReader::read_chunk(std::size_t i,
-                                     std::span<std::byte> out) const {
+std::span<const ChunkInfo> ImageReader::chunks() const { return impl_->chunks(); }
+Result<void> ImageReader::read_chunk(std::size_t i, std::span<std::byte> out) const {
   return impl_->read_chunk(i, out);
 }
-Result<void> ImageReader::verify_chunk(std::size_t i) const {
-  return impl_->verify_chunk(i);
-}
+Result<void> ImageReader::verify_chunk(std::size_t i) const { return impl_->verify_chunk(i); }
 int ImageReader::fd() const { return impl_->fd(); }
 Result<void> ImageReader::finish() { return impl_->finish(); }
 ImageHash ImageReader::image_hash() const { return impl_->image_hash(); }
 ImageProgress ImageReader::progress() const { return impl_->progress(); }
 
-} // namespace stasis
+}  // namespace stasis

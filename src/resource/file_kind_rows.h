@@ -8,10 +8,10 @@
 #include "resource/epoll/epoll.h"
 #include "resource/event_fd/event_fd.h"
 #include "resource/external_stream/external_stream.h"
+#include "resource/inet_socket/inet_socket.h"
 #include "resource/inotify/inotify.h"
 #include "resource/message_queue/message_queue.h"
 #include "resource/pid_fd/pid_fd.h"
-#include "resource/inet_socket/inet_socket.h"
 #include "resource/pipe/pipe.h"
 #include "resource/regular_file/path_file.h"
 #include "resource/shared_memory/shared_memory.h"
@@ -24,9 +24,9 @@ namespace stasis {
 
 // The first that claims a file has it.
 inline constexpr std::array kFileKinds = {
-    kMessageQueueKind, kMemFdKind,   kPathFileKind, kTerminalKind, kTerminalSlaveKind, kExternalKind, kPipeEndKind,
-    kEventFdKind,      kTimerFdKind, kSignalFdKind, kEpollKind,    kInotifyKind,       kPidFdKind,    kUnixSocketKind,
-    kInetSocketKind,
+    kMessageQueueKind, kMemFdKind,   kPathFileKind, kTerminalKind,   kTerminalSlaveKind,
+    kExternalKind,     kPipeEndKind, kEventFdKind,  kTimerFdKind,    kSignalFdKind,
+    kEpollKind,        kInotifyKind, kPidFdKind,    kUnixSocketKind, kInetSocketKind,
 };
 
 constexpr bool is_complete(const FileKind& kind) {

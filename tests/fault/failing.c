@@ -81,7 +81,8 @@ int main(int argc, char** argv) {
     struct user_regs_struct regs;
     ptrace(PTRACE_GETREGS, pid, 0, &regs);
     if (entering) {
-      if (regs.orig_rax == SYS_rseq) loaded = 1;
+      if (regs.orig_rax == SYS_rseq)
+        loaded = 1;
       else if (loaded && counts(&regs) && ++number == wanted) {
         fprintf(stderr, "failing call %ld: system call %lld\n", number, (long long)regs.orig_rax);
         regs.orig_rax = (unsigned long long)-1;
