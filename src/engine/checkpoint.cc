@@ -19,6 +19,7 @@
 #include "resource/file_table/file_table.h"
 #include "resource/object_table.h"
 #include "resource/open_file/gather.h"
+#include "work/side_by_side.h"
 
 namespace stasis {
 namespace {
@@ -27,6 +28,12 @@ using Clock = std::chrono::steady_clock;
 
 std::int64_t microseconds_since(Clock::time_point start) {
   return std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count();
+}
+
+std::int64_t cpu_microseconds() {
+  timespec used{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return std::int64_t{used.tv_sec} * 1'000'000 + used.tv_nsec / 1000;
 }
 
 void append(Obstacles& to, Obstacles from) {
@@ -101,7 +108,7 @@ Result<void> Checkpoint::stages() {
 Result<void> Checkpoint::stage(std::string_view name, Result<void> (Checkpoint::*function)()) {
   STASIS_TRY(patience_.check());
   STASIS_TRY(fault_point(name));
-  log::debug("checkpoint", "{} at {} us", name, microseconds_since(started_));
+  log::debug("checkpoint", "{} at {} us, {} us of CPU", name, microseconds_since(started_), cpu_microseconds());
   return (this->*function)();
 }
 
@@ -194,9 +201,13 @@ Result<void> Checkpoint::inspect() {
   if (!obstacles.empty()) return to_error(obstacles);
   STASIS_TRY(fault_point("open gates"));
   for (const auto& process : tree_->processes()) {
-    STASIS_TRY(process->inspect(files_, patience_));
+    STASIS_TRY(process->inspect(patience_));
     report_.processes += 1;
     report_.threads += process->threads().size();
+  }
+  STASIS_TRY(side_by_side({.count = tree_->processes().size()},
+                          [&](std::size_t i, std::size_t) { return tree_->processes()[i]->inspect_memory(files_); }));
+  for (const auto& process : tree_->processes()) {
     if (process->owns_memory()) report_.pages += process->memory().page_bytes() / environment_.page_size;
   }
   tree_->link_parents();
@@ -243,9 +254,11 @@ Result<void> Checkpoint::write_process(ProcessImage& process, CheckpointContext&
 
 Result<void> Checkpoint::write_pages() {
   STASIS_TRY(contents_.run(OnError::kStopAtFirst));
+  const PageForm form = request_.codec == Codec::kNone ? PageForm::kPlain : PageForm::kCoded;
   for (const auto& process : tree_->processes()) {
     if (!process->owns_memory()) continue;
-    STASIS_TRY(process->memory().write_pages(*image_, process->record().memory, process->traced().memory(), patience_));
+    STASIS_TRY(
+        process->memory().write_pages(*image_, process->record().memory, process->traced().memory(), form, patience_));
   }
   return {};
 }

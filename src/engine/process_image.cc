@@ -36,22 +36,21 @@ void fill_ids(const kernel::ProcStat& stat, const kernel::ProcStatus& status, Pr
   record.foreground = stat.tpgid > 0 && stat.tpgid == stat.pgrp;
 }
 
-Result<std::unique_ptr<ProcessImage>> ProcessImage::look(HostPid pid) {
-  auto proc = STASIS_TRY(kernel::ProcDir::open(pid));
+Result<std::unique_ptr<ProcessImage>> ProcessImage::look(kernel::ProcDir proc, RunQueueClocks& clocks) {
   std::unique_ptr<ProcessImage> image(new ProcessImage(std::move(proc)));
   image->vmas_ = STASIS_TRY(image->proc_.smaps());
   find_other_names(image->vmas_);
   image->small_ = resident(image->vmas_) < kSmallProcess;
   const auto memory = STASIS_TRY(kernel::ProcessMemory::open(image->proc_));
   image->gadgets_ = find_gadgets(memory, image->vmas_);
-  image->waits_ = WaitTimes::look(image->proc_);
+  image->waits_ = WaitTimes::look(image->proc_, clocks);
   return image;
 }
 
 Result<void> ProcessImage::attach() {
   const kernel::ProcStatus status = STASIS_TRY(proc_.status());
   const auto seccomp = status.seccomp ? TracedProcess::Seccomp::kSuspend : TracedProcess::Seccomp::kNone;
-  auto attached = TracedProcess::attach(pid(), seccomp);
+  auto attached = TracedProcess::attach(STASIS_TRY(proc_.duplicate()), seccomp);
   if (!attached && status.seccomp && attached.error().code() == Errc::kNotPermitted) {
     return Error(Errc::kSeccomp,
                  fmt::format("pid {} is under seccomp and its filters can't be suspended", pid().value()))
@@ -77,7 +76,7 @@ Result<void> ProcessImage::settle(const Patience& patience) {
   for (TracedThread& thread : traced_->threads()) {
     calls_.push_back(STASIS_TRY(settle_thread(*traced_, thread, waits_, pending_set)));
   }
-  return refresh_mappings();
+  return {};
 }
 
 // So that the next freeze knows what its threads wait for.
@@ -114,7 +113,7 @@ Result<void> ProcessImage::refresh_mappings() {
   return {};
 }
 
-Result<void> ProcessImage::ask_process(const Patience& patience, std::uint64_t& brk) {
+Result<void> ProcessImage::ask_process(const Patience& patience) {
   Batch batch(traced_->carrier_slot());
   const SignalActionQuery actions(batch);
   const ProcessAttributeQuery attributes(batch);
@@ -135,7 +134,7 @@ Result<void> ProcessImage::ask_process(const Patience& patience, std::uint64_t& 
     return std::nullopt;
   }));
   record_.xcomp_permission = *permission;
-  brk = static_cast<std::uint64_t>(STASIS_TRY(batch.check(brk_call, "brk")));
+  brk_ = static_cast<std::uint64_t>(STASIS_TRY(batch.check(brk_call, "brk")));
   return {};
 }
 
@@ -159,19 +158,21 @@ Result<void> ProcessImage::ask_threads(const Patience& patience) {
   return first;
 }
 
-Result<void> ProcessImage::inspect(const OpenFileTable& files, const Patience& patience) {
-  const kernel::ProcStat stat = STASIS_TRY(proc_.stat());
-  fill_ids(stat, STASIS_TRY(proc_.status()), record_);
+Result<void> ProcessImage::inspect(const Patience& patience) {
+  stat_ = STASIS_TRY(proc_.stat());
+  fill_ids(stat_, STASIS_TRY(proc_.status()), record_);
   record_.stopped = traced_->carrier().group_stopped();
   record_.threads = static_cast<std::uint32_t>(traced_->threads().size());
   STASIS_TRY(traced_->open_gate(gadgets_, vmas_, patience));
   STASIS_TRY(ask_threads(patience));
-  std::uint64_t brk = 0;
-  STASIS_TRY(ask_process(patience, brk));
+  return ask_process(patience);
+}
+
+Result<void> ProcessImage::inspect_memory(const OpenFileTable& files) {
   fs_ = STASIS_TRY(gather_fs(proc_));
   if (!owns_memory()) return {};
   memory_ = STASIS_TRY(
-      MemoryImage::take(proc_, traced_->memory(), {.pid = pid(), .vmas = vmas_, .stat = stat, .brk = brk}, files));
+      MemoryImage::take(proc_, traced_->memory(), {.pid = pid(), .vmas = vmas_, .stat = stat_, .brk = brk_}, files));
   return {};
 }
 

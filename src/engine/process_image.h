@@ -24,7 +24,7 @@ void fill_ids(const kernel::ProcStat& stat, const kernel::ProcStatus& status, Pr
 class ProcessImage {
  public:
   // Looks at the running process. Errors: it is gone, or not ours to look at.
-  static Result<std::unique_ptr<ProcessImage>> look(HostPid pid);
+  static Result<std::unique_ptr<ProcessImage>> look(kernel::ProcDir proc, RunQueueClocks& clocks);
 
   HostPid pid() const { return proc_.pid(); }
   const kernel::ProcDir& proc() const { return proc_; }
@@ -38,8 +38,12 @@ class ProcessImage {
   void let_go();
   bool attached() const { return traced_ != nullptr; }
   bool sleeps_in_vfork() const;
-  // Asks the process and its threads everything. REQUIRES: settled, shares() is set.
-  Result<void> inspect(const OpenFileTable& files, const Patience& patience);
+  // Its mappings as they are now. REQUIRES: settled. Any thread may do this.
+  Result<void> refresh_mappings();
+  // Asks the process and its threads everything but its memory. REQUIRES: settled and refreshed, shares() is set.
+  Result<void> inspect(const Patience& patience);
+  // The rest, which is seen from outside. REQUIRES: inspect(). Any thread may do this.
+  Result<void> inspect_memory(const OpenFileTable& files);
 
   // With which processes (of those before it in the tree, or itself) it shares what clone(2) can share.
   struct Shares {
@@ -64,9 +68,8 @@ class ProcessImage {
 
  private:
   explicit ProcessImage(kernel::ProcDir proc) : proc_(std::move(proc)) {}
-  Result<void> refresh_mappings();
   void note_waits();
-  Result<void> ask_process(const Patience& patience, std::uint64_t& brk);
+  Result<void> ask_process(const Patience& patience);
   Result<void> ask_threads(const Patience& patience);
 
   kernel::ProcDir proc_;
@@ -81,6 +84,8 @@ class ProcessImage {
   ProcessRecord record_;
   std::vector<ThreadRecord> threads_;
   std::optional<MemoryImage> memory_;
+  kernel::ProcStat stat_;
+  std::uint64_t brk_ = 0;
   SighandRecord sighand_;
   FsState fs_;
 };

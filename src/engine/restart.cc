@@ -17,6 +17,7 @@
 #include "resource/file_table/file_table.h"
 #include "resource/kinds.h"
 #include "resource/object_table.h"
+#include "work/side_by_side.h"
 
 namespace stasis {
 namespace {
@@ -53,6 +54,11 @@ class Restart {
   Result<void> read_structure();
   Result<void> make_processes();
   Result<void> fill_memory();
+  Result<void> fill_from_file();
+  Result<void> fill_from_stream();
+  Result<RestoredObject*> owner_of_pages(ObjRef ref);
+  Result<void> fill(RestoredObject* object, std::span<const PageRun> runs, std::span<const std::byte> pages) const;
+  Result<void> step_memory();
   Result<void> restore_tasks();
   Result<void> verify_image();
   Result<void> drop_references();
@@ -68,6 +74,7 @@ class Restart {
   RestartContext context_;
   InheritedState inherited_;
   TreeRestore processes_;
+  std::size_t filling_ = 0;  // the process whose memory is being filled
   RestoredTree tree_;
 };
 
@@ -128,33 +135,69 @@ Result<void> Restart::make_processes() {
   return {};
 }
 
-// Chunks come in the order of the processes; those of other objects may come anywhere.
-Result<void> Restart::fill_memory() {
+// The process whose pages come next is mapped; the one before it is finished with its last.
+Result<void> Restart::step_memory() {
+  STASIS_TRY(processes_.finish_memory(filling_));
+  return ++filling_ < processes_.size() ? processes_.map_memory(filling_) : Result<void>();
+}
+
+// Whose chunks come now: those of processes in their order, those of other objects anywhere. Null: the process
+// `filling_`.
+Result<RestoredObject*> Restart::owner_of_pages(ObjRef ref) {
+  std::size_t owner = filling_;
+  while (owner < processes_.size() && processes_.process(owner).record().memory != ref) ++owner;
+  if (owner == processes_.size()) {
+    const auto object = objects_.find(ref);
+    if (object && object->object() != nullptr) return static_cast<RestoredObject*>(object->object());
+    return Error(Errc::kBadImage, fmt::format("pages of object {}, which has none (any more)", ref.value()));
+  }
+  while (filling_ < owner) STASIS_TRY(step_memory());
+  return nullptr;
+}
+
+Result<void> Restart::fill(RestoredObject* object, std::span<const PageRun> runs,
+                           std::span<const std::byte> pages) const {
+  return object ? object->fill(runs, pages) : processes_.write_pages(filling_, runs, pages);
+}
+
+Result<void> Restart::fill_from_stream() {
   std::vector<std::byte> pages;
-  std::size_t at = 0;
-  STASIS_TRY(processes_.map_memory(at));
-  const auto step = [&]() -> Result<void> {
-    STASIS_TRY(processes_.finish_memory(at));
-    return ++at < processes_.size() ? processes_.map_memory(at) : Result<void>();
-  };
   while (const auto chunk = STASIS_TRY(image_.next_chunk(pages))) {
     STASIS_TRY(patience_.check());
-    std::size_t owner = at;
-    while (owner < processes_.size() && processes_.process(owner).record().memory != chunk->object) ++owner;
-    if (owner == processes_.size()) {
-      const auto object = objects_.find(chunk->object);
-      if (!object || object->object() == nullptr) {
-        return Error(Errc::kBadImage,
-                     fmt::format("pages of object {}, which has none (any more)", chunk->object.value()));
-      }
-      STASIS_TRY(static_cast<RestoredObject*>(object->object())->fill(chunk->runs, pages));
-      continue;
-    }
-    while (at < owner) STASIS_TRY(step());
-    STASIS_TRY(processes_.write_pages(at, chunk->runs, pages));
-    tree_.report.pages += pages.size() / image_.environment().page_size;
+    RestoredObject* const object = STASIS_TRY(owner_of_pages(chunk->object));
+    STASIS_TRY(fill(object, chunk->runs, pages));
+    if (!object) tree_.report.pages += pages.size() / image_.environment().page_size;
   }
-  while (at < processes_.size()) STASIS_TRY(step());
+  return {};
+}
+
+// Of a file, all chunks of a process in a row are read, verified and filled in several at once.
+Result<void> Restart::fill_from_file() {
+  const auto chunks = image_.chunks();
+  std::vector<std::vector<std::byte>> buffers(most_side_by_side());
+  for (std::size_t first = 0, end = 0; first < chunks.size(); first = end) {
+    RestoredObject* const object = STASIS_TRY(owner_of_pages(chunks[first].object));
+    for (end = first; end < chunks.size() && chunks[end].object == chunks[first].object; ++end) {
+      if (!object) tree_.report.pages += chunks[end].raw_size / image_.environment().page_size;
+    }
+    const auto fill_one = [&](std::size_t i, std::size_t place) -> Result<void> {
+      STASIS_TRY(patience_.check());
+      const ChunkInfo& chunk = chunks[first + i];
+      buffers[place].resize(std::max<std::size_t>(buffers[place].size(), chunk.raw_size));
+      const auto pages = std::span(buffers[place]).first(chunk.raw_size);
+      STASIS_TRY(image_.read_chunk(first + i, pages));
+      return fill(object, chunk.runs, pages);
+    };
+    // What another kind of object does with its pages is not made for several threads.
+    STASIS_TRY(side_by_side({.count = end - first, .worth_a_thread = object ? end - first : 2}, fill_one));
+  }
+  return {};
+}
+
+Result<void> Restart::fill_memory() {
+  STASIS_TRY(processes_.map_memory(filling_));
+  STASIS_TRY(image_.seekable() ? fill_from_file() : fill_from_stream());
+  while (filling_ < processes_.size()) STASIS_TRY(step_memory());
   return {};
 }
 

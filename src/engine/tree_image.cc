@@ -15,6 +15,7 @@
 #include "engine/job_states.h"
 #include "kernel/kcmp.h"
 #include "resource/task_obstacles/task_obstacles.h"
+#include "work/side_by_side.h"
 
 namespace stasis {
 namespace {
@@ -37,7 +38,7 @@ TreeImage::~TreeImage() { let_go(); }
 
 Result<TreeImage> TreeImage::look(HostPid root) {
   TreeImage tree(STASIS_TRY(Observer::here()));
-  STASIS_TRY(tree.add(root));
+  tree.processes_.push_back(STASIS_TRY(tree.look_at(root)));
   STASIS_TRY(tree.add_namespace_mates());
   for (std::size_t i = 0; i < tree.processes_.size(); ++i) {
     auto added = tree.add_children_of(tree.processes_[i]->proc());
@@ -54,21 +55,32 @@ ProcessImage* TreeImage::find(HostPid pid) const {
 
 bool TreeImage::has(HostPid pid) const { return find(pid) || std::ranges::find(ended_, pid) != ended_.end(); }
 
-Result<void> TreeImage::add(HostPid pid) {
-  const kernel::ProcDir proc = STASIS_TRY(kernel::ProcDir::open(pid));
+Result<std::unique_ptr<ProcessImage>> TreeImage::look_at(HostPid pid) const {
+  kernel::ProcDir proc = STASIS_TRY(kernel::ProcDir::open(pid));
   const Obstacles obstacles = STASIS_TRY(find_task_obstacles(proc, observer_));
   if (!obstacles.empty()) return to_error(obstacles);
-  processes_.push_back(STASIS_TRY(ProcessImage::look(pid)));
-  return {};
+  return ProcessImage::look(std::move(proc), *clocks_);
 }
 
 Result<void> TreeImage::add_children_of(const kernel::ProcDir& proc) {
-  for (const HostPid child : STASIS_TRY(proc.children())) {
-    if (has(child)) continue;
-    auto added = add(child);
-    if (added) continue;
-    if (!has_ended(child)) return added;
-    ended_.push_back(child);
+  std::vector<HostPid> children = STASIS_TRY(proc.children());
+  std::erase_if(children, [this](HostPid child) { return has(child); });
+  std::vector<std::unique_ptr<ProcessImage>> found(children.size());
+  std::vector<char> ended(children.size());
+  const auto look = [&](std::size_t i, std::size_t) -> Result<void> {
+    auto image = look_at(children[i]);
+    ended[i] = !image && has_ended(children[i]);
+    if (ended[i]) return {};
+    found[i] = STASIS_TRY(std::move(image));
+    return {};
+  };
+  STASIS_TRY(side_by_side({.count = children.size()}, look));
+  for (std::size_t i = 0; i < children.size(); ++i) {
+    if (ended[i]) {
+      ended_.push_back(children[i]);
+    } else {
+      processes_.push_back(std::move(found[i]));
+    }
   }
   return {};
 }
@@ -140,6 +152,8 @@ Result<void> TreeImage::freeze(const Patience& patience) {
     }
     ::usleep(kPause);
   }
+  STASIS_TRY(side_by_side({.count = processes_.size()},
+                          [this](std::size_t i, std::size_t) { return processes_[i]->refresh_mappings(); }));
   sort_by_descent();
   STASIS_TRY(find_shares());
   return find_zombies();

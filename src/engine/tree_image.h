@@ -51,7 +51,7 @@ class TreeImage {
 
  private:
   explicit TreeImage(Observer observer) : observer_(std::move(observer)) {}
-  Result<void> add(HostPid pid);
+  Result<std::unique_ptr<ProcessImage>> look_at(HostPid pid) const;
   Result<void> add_children_of(const kernel::ProcDir& proc);
   Result<void> add_namespace_mates();
   bool has(HostPid pid) const;
@@ -67,6 +67,7 @@ class TreeImage {
   void reap_in(ProcessImage& parent, ImagePid child);
 
   Observer observer_;
+  std::unique_ptr<RunQueueClocks> clocks_ = std::make_unique<RunQueueClocks>();
   std::vector<std::unique_ptr<ProcessImage>> processes_;
   std::vector<HostPid> ended_;  // seen as zombies
   std::vector<ZombieImage> zombies_;

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
 #include <vector>
 
 #include "base/file.h"
@@ -22,11 +21,24 @@ ImageHash canonical(XXH128_hash_t hash) {
   return result;
 }
 
-struct FreeState {
-  void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
-};
-
 }  // namespace
+
+struct HashStream::State {};
+
+HashStream::HashStream() : state_(reinterpret_cast<State*>(XXH3_createState())) {
+  if (state_) XXH3_128bits_reset(reinterpret_cast<XXH3_state_t*>(state_));
+}
+
+HashStream::~HashStream() { XXH3_freeState(reinterpret_cast<XXH3_state_t*>(state_)); }
+
+void HashStream::update(std::span<const std::byte> bytes) {
+  if (state_) XXH3_128bits_update(reinterpret_cast<XXH3_state_t*>(state_), bytes.data(), bytes.size());
+}
+
+Result<ImageHash> HashStream::digest() const {
+  if (!state_) return Error(Errc::kNoMemory, "no memory for a hash");
+  return canonical(XXH3_128bits_digest(reinterpret_cast<const XXH3_state_t*>(state_)));
+}
 
 ImageHash hash_bytes(std::span<const std::byte> bytes) { return canonical(XXH3_128bits(bytes.data(), bytes.size())); }
 
@@ -34,18 +46,16 @@ std::string to_hex(const ImageHash& hash) { return fmt::format("{:02x}", fmt::jo
 
 Result<ImageHash> hash_file_range(int fd, std::uint64_t offset, std::uint64_t length) {
   constexpr std::size_t kBlock = std::size_t{256} << 10;  // stays in the L2 cache
-  const std::unique_ptr<XXH3_state_t, FreeState> state(XXH3_createState());
-  if (!state) return Error(Errc::kNoMemory, "no memory for a hash");
-  XXH3_128bits_reset(state.get());
+  HashStream hash;
   std::vector<std::byte> block(static_cast<std::size_t>(std::min<std::uint64_t>(kBlock, length)));
   for (std::uint64_t done = 0; done < length;) {
     const auto part = std::span(block).first(static_cast<std::size_t>(std::min<std::uint64_t>(kBlock, length - done)));
     const std::size_t got = STASIS_TRY(pread_full(fd, part, static_cast<off_t>(offset + done)));
     if (got != part.size()) return Error(Errc::kImageTruncated, "the image ends inside a chunk");
-    XXH3_128bits_update(state.get(), part.data(), part.size());
+    hash.update(part);
     done += part.size();
   }
-  return canonical(XXH3_128bits_digest(state.get()));
+  return hash.digest();
 }
 
 }  // namespace stasis

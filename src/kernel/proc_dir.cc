@@ -43,6 +43,14 @@ Result<ProcDir> ProcDir::open(HostPid pid) {
   return proc;
 }
 
+Result<ProcDir> ProcDir::duplicate() const {
+  UniqueFd dir(::fcntl(dir_.get(), F_DUPFD_CLOEXEC, 0));
+  if (!dir) return Error::from_errno(errno, "duplicate a descriptor");
+  ProcDir proc(pid_, std::move(dir));
+  proc.start_time_ = start_time_;
+  return proc;
+}
+
 Error ProcDir::explain(Error cause, const std::string& name) const {
   const int code = cause.sys_errno();
   Error error = std::move(cause).note(fmt::format("process {}", pid_.value()));

@@ -40,6 +40,8 @@ class ProcDir {
  public:
   // kNoSuchProcess when there is none of that pid (a thread that is no leader counts as none).
   static Result<ProcDir> open(HostPid pid);
+  // Another descriptor of the same directory.
+  Result<ProcDir> duplicate() const;
 
   HostPid pid() const { return pid_; }
   // For *at() calls on names not covered below.

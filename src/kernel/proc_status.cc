@@ -122,12 +122,14 @@ constexpr Row kRows[] = {
 Result<ProcStatus> parse_status(std::string_view text) {
   ProcStatus status;
   std::array<bool, std::size(kRows)> seen{};
+  const auto* next = std::begin(kRows);  // the rows stand in the order of the kernel's lines
   while (!text.empty()) {
     const std::string_view line = text::take_line(text);
     std::string_view key, value;
     if (!text::key_value(line, key, value)) return text::malformed("status", line);
-    const auto* const row = std::ranges::find(kRows, key, &Row::key);
+    const auto* row = next != std::end(kRows) && next->key == key ? next : std::ranges::find(kRows, key, &Row::key);
     if (row == std::end(kRows)) continue;
+    next = row + 1;
     if (!row->set(value, status)) return text::malformed("status", line);
     seen[static_cast<std::size_t>(row - kRows)] = true;
   }

@@ -38,7 +38,11 @@ constexpr std::uint64_t bit(int signal) { return std::uint64_t{1} << (signal - 1
 }  // namespace
 
 Result<std::unique_ptr<TracedProcess>> TracedProcess::attach(HostPid pid, Seccomp seccomp) {
-  auto proc = STASIS_TRY(kernel::ProcDir::open(pid));
+  return attach(STASIS_TRY(kernel::ProcDir::open(pid)), seccomp);
+}
+
+Result<std::unique_ptr<TracedProcess>> TracedProcess::attach(kernel::ProcDir proc, Seccomp seccomp) {
+  const HostPid pid = proc.pid();
   std::unique_ptr<TracedProcess> process(new TracedProcess(pid, std::move(proc)));
   process->options_ = seccomp == Seccomp::kSuspend ? kernel::kSuspendSeccomp : 0;
   process->pidfd_ = STASIS_TRY(kernel::pidfd_open(pid));
@@ -102,6 +106,7 @@ std::pair<std::uint64_t, std::uint64_t> TracedProcess::gate_range() const {
 Result<void> TracedProcess::choose_report_signal() {
   const kernel::ProcStatus status = STASIS_TRY(proc_.status());
   inner_tgid_ = status.ns_tgid.empty() ? pid_.value() : status.ns_tgid.back();
+  own_pid_namespace_ = status.ns_tgid.size() > 1;
   const std::uint64_t ignored_by_default = bit(SIGURG) | bit(SIGWINCH) | bit(SIGCHLD);
   std::uint64_t usable = (status.sig_ignored | ignored_by_default) & ~status.sig_caught;
   usable &= ~(bit(SIGKILL) | bit(SIGSTOP) | bit(SIGCONT) | bit(SIGTRAP) | bit(SIGTSTP) | bit(SIGTTIN) | bit(SIGTTOU));
@@ -233,13 +238,15 @@ Result<void> TracedProcess::give_signal_back(const Patience& patience) {
   return {};
 }
 
+Result<std::int32_t> TracedProcess::inner_tid(HostPid tid) const {
+  if (tid == pid_) return inner_tgid_;
+  if (!own_pid_namespace_) return tid.value();  // all threads of a process are in one
+  const kernel::ProcStatus status = STASIS_TRY(proc_.thread_status(tid));
+  return status.ns_pid.empty() ? tid.value() : status.ns_pid.back();
+}
+
 // Control block and healing frame of a thread in its slot.
 Result<void> TracedProcess::prepare_slot(TracedThread& thread, const GateSlot& slot) {
-  std::int32_t inner_tid = inner_tgid_;
-  if (thread.tid() != pid_) {
-    const kernel::ProcStatus status = STASIS_TRY(proc_.thread_status(thread.tid()));
-    inner_tid = status.ns_pid.empty() ? thread.tid().value() : status.ns_pid.back();
-  }
   const arch::SigframeInput input{
       .registers = thread.registers, .xstate = thread.xstate, .signal_mask = thread.signal_mask};
   const auto frame = STASIS_TRY(arch::make_sigframe_above(input, slot.remote + kFrameOffset));
@@ -247,7 +254,7 @@ Result<void> TracedProcess::prepare_slot(TracedThread& thread, const GateSlot& s
   std::ranges::copy(frame.bytes, slot.local + (frame.address - slot.remote));
   arch::GateControl& control = slot.control();
   control.tgid = inner_tgid_;
-  control.tid = inner_tid;
+  control.tid = STASIS_TRY(inner_tid(thread.tid()));
   control.signal = report_signal_;
   control.heal_ops = 0;
   control.heal_count = 0;

@@ -34,6 +34,7 @@ class TracedProcess {
 
   // Seizes every thread found and asks it to stop. `seccomp`: suspend the filters (needs CAP_SYS_ADMIN).
   static Result<std::unique_ptr<TracedProcess>> attach(HostPid pid, Seccomp seccomp);
+  static Result<std::unique_ptr<TracedProcess>> attach(kernel::ProcDir proc, Seccomp seccomp);
   ~TracedProcess();
   TracedProcess(const TracedProcess&) = delete;
   TracedProcess& operator=(const TracedProcess&) = delete;
@@ -58,6 +59,10 @@ class TracedProcess {
   std::pair<std::uint64_t, std::uint64_t> gate_range() const;
   GateSlot carrier_slot() const { return gate_.carrier_slot(); }
   const UniqueFd& pidfd() const { return pidfd_; }
+
+  // What the process itself calls a thread: another number where it lives in a pid namespace of its own. REQUIRES: the
+  // gate is open.
+  Result<std::int32_t> inner_tid(HostPid tid) const;
 
   // Runs a batch that was built in carrier_slot(). Results are in the batch; this fails only if it could not be run.
   Result<void> run(const Batch& batch, const Patience& patience);
@@ -111,7 +116,8 @@ class TracedProcess {
   int report_signal_ = 0;
   bool borrowed_ = false;
   std::array<std::uint64_t, 4> borrowed_action_{};
-  std::int32_t inner_tgid_ = 0;  // in the process's own pid namespace
+  std::int32_t inner_tgid_ = 0;     // in the process's own pid namespace
+  bool own_pid_namespace_ = false;  // it is another than ours
 };
 
 }  // namespace stasis

@@ -27,6 +27,9 @@ struct MemoryFacts {
 // Everything about the mappings that can't be saved. Looks only, works on a running process.
 Obstacles find_memory_obstacles(HostPid pid, const std::vector<kernel::Vma>& vmas);
 
+// kPlain: the image holds the pages as they are; kCoded: as its writer's codec makes them.
+enum class PageForm { kPlain, kCoded };
+
 // One address space during a checkpoint; its address is its key in the object hash.
 class MemoryImage {
  public:
@@ -41,7 +44,7 @@ class MemoryImage {
   Result<void> checkpoint(CheckpointContext& context, ObjRef ref) const;
   std::uint64_t page_bytes() const { return record_.page_bytes; }
   // Reads the pages (the process is still stopped) and adds them to the image as chunks of `object`.
-  Result<void> write_pages(ImageWriter& image, ObjRef object, const kernel::ProcessMemory& memory,
+  Result<void> write_pages(ImageWriter& image, ObjRef object, const kernel::ProcessMemory& memory, PageForm form,
                            const Patience& patience) const;
 
  private:

@@ -134,7 +134,20 @@ ReadCode reader_of_code(const kernel::ProcessMemory& memory) {
 
 }  // namespace
 
-WaitTimes WaitTimes::look(const kernel::ProcDir& proc) {
+// The clock is the run queue's: it compares only with our own on the same CPU.
+std::optional<std::chrono::steady_clock::time_point> RunQueueClocks::origin(int cpu) {
+  const std::lock_guard lock(mutex_);
+  const auto [origin, first] = origins_.try_emplace(cpu);
+  if (!first) return origin->second;
+  cpu_set_t previous;
+  const auto self = kernel::ProcDir::open(HostPid(::getpid()));
+  if (!self || ::sched_getaffinity(0, sizeof previous, &previous) != 0) return std::nullopt;
+  origin->second = origin_of_clock(cpu, *self);
+  ::sched_setaffinity(0, sizeof previous, &previous);
+  return origin->second;
+}
+
+WaitTimes WaitTimes::look(const kernel::ProcDir& proc, RunQueueClocks& clocks) {
   WaitTimes waits;
   const auto threads = proc.threads();
   if (!threads) return waits;
@@ -146,23 +159,13 @@ WaitTimes WaitTimes::look(const kernel::ProcDir& proc) {
     const auto sched = proc.thread_sched(tid);
     if (sched && sched->exec_start_ns && sched->voluntary_switches) asleep[tid] = *sched;
   }
-  if (asleep.empty()) return waits;
-  // The clock is the run queue's: it compares only with our own on the same CPU.
-  cpu_set_t previous;
-  const bool known = ::sched_getaffinity(0, sizeof previous, &previous) == 0;
-  const auto self = kernel::ProcDir::open(HostPid(::getpid()));
-  if (!known || !self) return waits;
-  std::map<int, std::optional<std::chrono::steady_clock::time_point>> origins;  // when each CPU's clock was 0
   for (const auto& [tid, sched] : asleep) {
     const auto stat = proc.thread_stat(tid);
     if (!stat) continue;
-    const auto [origin, first] = origins.try_emplace(stat->processor);
-    if (first) origin->second = origin_of_clock(stat->processor, *self);
-    if (!origin->second) continue;
-    waits.sleeps_[tid] = {.since = *origin->second + nanoseconds(*sched.exec_start_ns),
-                          .count = *sched.voluntary_switches};
+    const auto origin = clocks.origin(stat->processor);
+    if (!origin) continue;
+    waits.sleeps_[tid] = {.since = *origin + nanoseconds(*sched.exec_start_ns), .count = *sched.voluntary_switches};
   }
-  ::sched_setaffinity(0, sizeof previous, &previous);
   return waits;
 }
 
@@ -262,10 +265,7 @@ Result<ThreadRecord> ThreadQuery::take(const Batch& batch, const TracedProcess& 
   ThreadRecord record;
   STASIS_TRY(batch.check(first_, "PR_GET_TID_ADDRESS"));
   STASIS_TRY(batch.check(first_ + 1, "sigaltstack"));
-  const auto status =
-      process.proc().pid() == thread.tid() ? process.proc().status() : process.proc().thread_status(thread.tid());
-  if (!status) return Error(status.error());
-  record.tid = ImagePid(status->ns_pid.empty() ? thread.tid().value() : status->ns_pid.back());
+  record.tid = ImagePid(STASIS_TRY(process.inner_tid(thread.tid())));
   const auto registers = std::as_bytes(std::span(&thread.registers, 1));
   record.registers.assign(registers.begin(), registers.end());
   const std::size_t used = arch::xstate_size(arch::xstate_in_use(thread.xstate));

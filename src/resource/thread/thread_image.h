@@ -4,6 +4,8 @@
 
 #include <chrono>
 #include <map>
+#include <mutex>
+#include <optional>
 
 #include "resource/credentials/credentials.h"
 #include "resource/thread/thread_record.h"
@@ -12,11 +14,22 @@
 namespace stasis {
 
 // What was learnt of waiting threads before the freeze: since when each has been waiting.
+// When the run-queue clock of each CPU was zero, asked when it is first needed and remembered: for one look at many
+// processes. Threads: any number at once.
+class RunQueueClocks {
+ public:
+  std::optional<std::chrono::steady_clock::time_point> origin(int cpu);
+
+ private:
+  std::mutex mutex_;
+  std::map<int, std::optional<std::chrono::steady_clock::time_point>> origins_;
+};
+
 class WaitTimes {
  public:
   // Looks at every thread of the running process. Threads that are not in a call with a relative time-out cost one
   // small read.
-  static WaitTimes look(const kernel::ProcDir& proc);
+  static WaitTimes look(const kernel::ProcDir& proc, RunQueueClocks& clocks);
   // The call in which the thread waits where only restart_syscall(2) stands in its registers; -1: not known.
   long restarted_call(HostPid tid) const;
   // Time that the thread had been asleep when it was stopped, now. 0 where that is not known, or where it has not slept
