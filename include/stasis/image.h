@@ -41,9 +41,11 @@ using ImageHash = std::array<std::uint8_t, 16>;
 ImageHash hash_bytes(std::span<const std::byte> bytes);
 std::string to_hex(const ImageHash& hash);
 
-enum class Codec : std::uint8_t { kNone = 0, kLz4 = 1, kZstd = 2 };
+// How a chunk's payload is stored. kParent, no choice of a writer's: not here, but in the image's parent.
+enum class Codec : std::uint8_t { kNone = 0, kLz4 = 1, kZstd = 2, kParent = 3 };
 constexpr auto enum_names(Codec) {
-  return std::array{EnumName{Codec::kNone, "none"}, EnumName{Codec::kLz4, "lz4"}, EnumName{Codec::kZstd, "zstd"}};
+  return std::array{EnumName{Codec::kNone, "none"}, EnumName{Codec::kLz4, "lz4"}, EnumName{Codec::kZstd, "zstd"},
+                    EnumName{Codec::kParent, "parent"}};
 }
 
 // Bytes [start, start + length) of an object (addresses of an address space, offsets of a memory file); whole pages.
@@ -73,6 +75,7 @@ struct ChunkInfo {
   std::uint64_t payload_offset = 0;  // a multiple of kPayloadAlignment
   ImageHash hash{};                  // of the payload as stored
   std::vector<PageRun> runs;         // ascending, not overlapping; the payload holds them one behind another
+  std::optional<ObjRef> source;      // kParent only: the object of the parent image that has these pages
   bool operator==(const ChunkInfo&) const = default;
   static constexpr auto fields() {
     return std::tuple{field<1>("object", &ChunkInfo::object),
@@ -82,7 +85,8 @@ struct ChunkInfo {
                       field<5>("record_offset", &ChunkInfo::record_offset, Show::kHex),
                       field<6>("payload_offset", &ChunkInfo::payload_offset, Show::kHex),
                       field<7>("hash", &ChunkInfo::hash),
-                      field<8>("runs", &ChunkInfo::runs)};
+                      field<8>("runs", &ChunkInfo::runs),
+                      field<9>("source", &ChunkInfo::source)};
   }
 };
 
@@ -165,6 +169,10 @@ class ImageWriter {
   Result<void> add_chunk(ObjRef object, std::span<const PageRun> runs, std::span<const std::byte> payload,
                          ZeroPages zero_pages = ZeroPages::kKeep);
 
+  // Adds pages that are the same as in object `source` of the parent image, which the environment record must name;
+  // any number of runs.
+  Result<void> inherit(ObjRef object, std::span<const PageRun> runs, ObjRef source);
+
   // False for streams: no slots there.
   bool seekable() const;
   // The two-phase form for files, always Codec::kNone. Every slot must be finished before publish().
@@ -199,6 +207,9 @@ struct ReaderOptions {
   std::uint64_t max_structure_bytes = std::uint64_t{1} << 30;
   ProgressHook progress;
 };
+
+// Images in a row, each the parent of the one before it.
+inline constexpr unsigned kMaxChain = 64;
 
 // Reads one image. open() returns once all structure records are in memory and their hash is verified; of a file, index
 // and trailer too. Everything read is checked before use; memory is bounded by the options and by what really arrived.
@@ -242,6 +253,21 @@ class ImageReader {
   // All structure records as they stand, objects' headers included, for views. Does not move the reader.
   std::size_t record_count() const;
   RawRecord record(std::size_t i) const;
+
+  // ---- the parent ----
+  // An image may hold only what differs from a parent image, and so on (kMaxChain in all). Opens them all and checks
+  // that they are the very ones: each is looked for where the image says, relative to the directory of the image itself
+  // (`directory`; empty: the working directory), else beside it. Nothing to do for an image that is whole. Without this
+  // the pages that are in parents can't be read. Errors: kParentImage: missing, altered, somebody else's, too many.
+  Result<void> open_parents(const std::string& directory);
+  // Null: there is none, or it was not opened. `path`: where a parent was found; empty for the image itself.
+  const ImageReader* parent() const;
+  const std::string& path() const;
+  // Which pages of an object there are, those of parents included; ascending, none twice. REQUIRES: a file.
+  Result<std::vector<PageRun>> page_runs(ObjRef object) const;
+  // Any of them, verified, one run behind another in `out`. REQUIRES: a file; open_parents() if it has parents. Any
+  // thread.
+  Result<void> read_pages(ObjRef object, std::span<const PageRun> runs, std::span<std::byte> out) const;
 
   // ---- pages ----
   // Next chunk in order, its payload decompressed into `buffer` (resized to raw_size), verified. nullopt at the end.

@@ -13,7 +13,7 @@ namespace {
 
 struct Options {
   int pid = 0;
-  std::string output;
+  std::string output, parent;
   bool leave_running = false, kill = false, stop = false, json = false;
   std::string timeout = "10s";
   SavingOptions saving;
@@ -26,6 +26,7 @@ int run(const Options& options) {
   request.after = options.kill   ? AfterCheckpoint::kKill
                   : options.stop ? AfterCheckpoint::kStop
                                  : AfterCheckpoint::kLeaveRunning;
+  request.parent = options.parent;
   request.timeout = parse_duration(options.timeout);
   request.policy = options.saving.policy;
   request.progress = progress.hook();
@@ -35,9 +36,13 @@ int run(const Options& options) {
   const auto report = checkpoint(request);
   progress.finish();
   if (!report) return report_error(report.error(), output);
-  const nlohmann::ordered_json object{{"image", options.output},     {"processes", report->processes},
-                                      {"threads", report->threads},  {"pages", report->pages},
-                                      {"bytes", report->bytes},      {"freeze_us", report->freeze_us},
+  const nlohmann::ordered_json object{{"image", options.output},
+                                      {"processes", report->processes},
+                                      {"threads", report->threads},
+                                      {"pages", report->pages},
+                                      {"inherited_pages", report->inherited_pages},
+                                      {"bytes", report->bytes},
+                                      {"freeze_us", report->freeze_us},
                                       {"total_us", report->total_us}};
   if (output == Output::kJson) {
     print_json(object);
@@ -60,6 +65,7 @@ void add_checkpoint(CLI::App& app, int& status) {
   after->add_flag("--stop", options->stop, "Leave the program stopped (SIGCONT continues it)");
   after->require_option(0, 1);
   add_saving_options(*verb, options->saving);
+  verb->add_option("--parent", options->parent, "Write only what differs from that image");
   verb->add_option("--timeout", options->timeout, "Give up when freezing takes longer")
       ->check(duration_validator())
       ->capture_default_str();

@@ -21,6 +21,7 @@ void add_restart(CLI::App& app, int& status);
 void add_inspect(CLI::App& app, int& status);
 void add_verify(CLI::App& app, int& status);
 void add_check(CLI::App& app, int& status);
+void add_merge(CLI::App& app, int& status);
 void add_run(CLI::App& app, int& status);
 
 enum class Output { kText, kJson };

@@ -48,6 +48,14 @@ int inspect_records(const Options& options) {
   return report_error(result.error(), Output::kText);
 }
 
+nlohmann::ordered_json parents_json(const VerifyReport& report) {
+  auto list = nlohmann::ordered_json::array();
+  for (const VerifyReport::Parent& parent : report.parents) {
+    list.push_back({{"path", parent.path}, {"hash", to_hex(parent.hash)}});
+  }
+  return list;
+}
+
 int verify(const Options& options) {
   install_cancellation();
   Progress progress("verified");
@@ -61,10 +69,12 @@ int verify(const Options& options) {
                 {"records", report->records},
                 {"chunks", report->chunks},
                 {"page_bytes", report->page_bytes},
-                {"hash", to_hex(report->image_hash)}});
+                {"hash", to_hex(report->image_hash)},
+                {"parents", parents_json(*report)}});
   } else {
     fmt::print("{}: ok, {} records, {} chunks, {} bytes of pages\n", options.image, report->records, report->chunks,
                report->page_bytes);
+    for (const VerifyReport::Parent& parent : report->parents) fmt::print("  on {}: ok\n", parent.path);
   }
   return 0;
 }

@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
   stasis::cli::add_run(app, status);
   stasis::cli::add_inspect(app, status);
   stasis::cli::add_verify(app, status);
+  stasis::cli::add_merge(app, status);
   stasis::cli::add_check(app, status);
   try {
     app.parse(argc, argv);

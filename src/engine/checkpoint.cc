@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "engine/environment_of_host.h"
 #include "engine/fault_point.h"
+#include "engine/parent_image.h"
 #include "engine/tree_image.h"
 #include "image/environment.h"
 #include "kernel/clocks.h"
@@ -78,6 +79,7 @@ class Checkpoint {
   OpenFileTable files_;
   std::optional<TreeImage> tree_;
   std::optional<ImageWriter> image_;
+  std::optional<ParentImage> parent_;
   DeferQueue deferred_;
   DeferQueue farewell_;
   DeferQueue contents_;
@@ -143,6 +145,7 @@ Error Checkpoint::explain(Error error) const {
 }
 
 Result<void> Checkpoint::open_image() {
+  if (!request_.parent.empty()) parent_ = STASIS_TRY(ParentImage::open(request_.parent, request_.output));
   WriterOptions options{.codec = request_.codec};
   options.progress = request_.progress;
   auto image = request_.output == "-" ? ImageWriter::to_stream(STDOUT_FILENO, options)
@@ -157,6 +160,7 @@ Result<void> Checkpoint::look() {
   if (!obstacles.empty()) return to_error(obstacles);
   environment_ = STASIS_TRY(environment_of_host());
   environment_.codec = request_.codec;
+  if (parent_) STASIS_TRY(parent_->name_in(environment_, request_.parent_name));
   return look_at_clocks();
 }
 
@@ -257,6 +261,11 @@ Result<void> Checkpoint::write_pages() {
   const PageForm form = request_.codec == Codec::kNone ? PageForm::kPlain : PageForm::kCoded;
   for (const auto& process : tree_->processes()) {
     if (!process->owns_memory()) continue;
+    if (const auto base = parent_ ? parent_->memory_of(process->record().pid) : std::nullopt) {
+      const std::uint64_t inherited = STASIS_TRY(process->memory().inherit_pages(
+          *image_, process->record().memory, process->traced().memory(), *base, patience_));
+      report_.inherited_pages += inherited / environment_.page_size;
+    }
     STASIS_TRY(
         process->memory().write_pages(*image_, process->record().memory, process->traced().memory(), form, patience_));
   }

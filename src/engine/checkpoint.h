@@ -16,7 +16,9 @@ enum class AfterCheckpoint { kLeaveRunning, kKill, kStop };
 
 struct CheckpointRequest {
   HostPid pid;
-  std::string output;  // path, or "-" for standard output
+  std::string output;       // path, or "-" for standard output
+  std::string parent;       // path of the image to be a difference to; empty: none
+  std::string parent_name;  // what the image calls it; empty: by its name or its path
   AfterCheckpoint after = AfterCheckpoint::kLeaveRunning;
   Codec codec = Codec::kNone;
   std::chrono::nanoseconds timeout = std::chrono::seconds(10);  // for the freeze
@@ -30,8 +32,9 @@ struct CheckpointReport {
   std::int64_t total_us = 0;
   std::uint64_t processes = 0;
   std::uint64_t threads = 0;
-  std::uint64_t pages = 0;  // of memory, saved
-  std::uint64_t bytes = 0;  // of the image
+  std::uint64_t pages = 0;            // of memory, saved
+  std::uint64_t inherited_pages = 0;  // of those, in the parent image
+  std::uint64_t bytes = 0;            // of the image
 };
 
 // Saves the tree below a process. On any failure the tree runs on untouched and no image appears.

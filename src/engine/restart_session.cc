@@ -19,6 +19,7 @@
 #include "engine/foreground.h"
 #include "engine/init_channel.h"
 #include "image/environment.h"
+#include "image/parent_file.h"
 #include "kernel/clocks.h"
 #include "kernel/namespaces.h"
 #include "resource/object_table.h"
@@ -87,14 +88,14 @@ Result<void> RestartSession::open_image() {
   ReaderOptions options{.known = resource_records()};
   if (request_.image == "-") {
     image_ = STASIS_TRY(ImageReader::from_fd(STDIN_FILENO, options));
-    return {};
+    return image_->open_parents("");
   }
   file_ = STASIS_TRY(open_at(AT_FDCWD, request_.image, O_RDONLY));
   struct ::stat st{};
   if (::fstat(file_.get(), &st) != 0) return Error::from_errno(errno, "stat " + request_.image);
   STASIS_TRY(take_owner_rights(st));
   image_ = STASIS_TRY(ImageReader::from_fd(file_.get(), options));
-  return {};
+  return image_->open_parents(directory_of(request_.image));
 }
 
 // Root restarts somebody else's image with that somebody's rights, not with root's.

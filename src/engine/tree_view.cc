@@ -88,6 +88,7 @@ class ImageTree {
   Json mappings_json(const ViewedProcess& process) const;
 
   EnvironmentRecord environment_;
+  std::uint64_t inherited_bytes_ = 0;  // in the parent; not known of a stream
   std::vector<ViewedProcess> processes_;
   std::vector<std::size_t> tops_;
   std::map<ObjRef, ViewedFile> files_;
@@ -99,6 +100,9 @@ class ImageTree {
 Result<ImageTree> ImageTree::read(const ImageReader& image) {
   ImageTree tree;
   tree.environment_ = image.environment();
+  for (const ChunkInfo& chunk : image.chunks()) {
+    if (chunk.codec == Codec::kParent) tree.inherited_bytes_ += chunk.raw_size;
+  }
   ObjectRecord object;  // that the next record belongs to; null: none
   for (std::size_t i = 0; i < image.record_count(); ++i) {
     const RawRecord raw = image.record(i);
@@ -263,6 +267,10 @@ std::string ImageTree::text() const {
       fmt::format("saved {:%Y-%m-%d %H:%M:%S} UTC on Linux {}: {} process{}, {} bytes of pages\n",
                   fmt::gmtime(static_cast<std::time_t>(seconds)), escape_text(environment_.kernel_release),
                   processes_.size(), processes_.size() == 1 ? "" : "es", page_bytes);
+  if (environment_.parent_image) {
+    out += fmt::format("only what differs from {} ({}), which has {} bytes of pages\n",
+                       escape_text(environment_.parent_path), to_hex(*environment_.parent_image), inherited_bytes_);
+  }
   // Depth first, without recursion: an image may claim any depth.
   struct Step {
     std::size_t index;
@@ -350,9 +358,14 @@ Json ImageTree::process_json(const ViewedProcess& process) const {
 Json ImageTree::json() const {
   Json processes = Json::array();
   for (const ViewedProcess& process : processes_) processes.push_back(process_json(process));
-  return {{"kernel", escape_text(environment_.kernel_release)},
-          {"realtime_ns", environment_.realtime_ns},
-          {"processes", std::move(processes)}};
+  Json json{{"kernel", escape_text(environment_.kernel_release)}, {"realtime_ns", environment_.realtime_ns}};
+  if (environment_.parent_image) {
+    json["parent"] = {{"path", escape_text(environment_.parent_path)},
+                      {"hash", to_hex(*environment_.parent_image)},
+                      {"bytes", inherited_bytes_}};
+  }
+  json["processes"] = std::move(processes);
+  return json;
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ Result<std::size_t> compress_zstd(std::span<const std::byte> raw, std::span<std:
 
 Result<std::optional<std::vector<std::byte>>> compress(Codec codec, int level, std::span<const std::byte> raw) {
   using Compressed = std::optional<std::vector<std::byte>>;
-  if (codec == Codec::kNone || raw.size() > kMaxChunkBytes) return Compressed();
+  if (codec == Codec::kNone || codec == Codec::kParent || raw.size() > kMaxChunkBytes) return Compressed();
   std::vector<std::byte> out(raw.size() - raw.size() / 16);
   std::size_t size = 0;
   if (codec == Codec::kLz4) {
@@ -59,6 +59,8 @@ Result<void> decompress(Codec codec, std::span<const std::byte> stored, std::spa
     }
     case Codec::kZstd:
       good = ZSTD_decompress(out.data(), out.size(), stored.data(), stored.size()) == out.size();
+      break;
+    case Codec::kParent:
       break;
   }
   if (!good) return Error(Errc::kBadImage, "a chunk does not decompress to its stated size");

@@ -143,6 +143,9 @@ Result<void> check_chunk(const ChunkRecord& record, std::uint64_t page_size) {
   }
   if (total == 0) return bad("empty");
   if (total != record.raw_size) return bad("size and runs differ");
+  const bool inherited = record.codec == Codec::kParent;
+  if (inherited != record.source.has_value()) return bad("a source without a parent, or a parent without a source");
+  if (inherited) return record.stored_size == 0 ? Result<void>() : bad("stored pages that are in the parent");
   if (record.codec == Codec::kNone ? record.stored_size != total
                                    : record.stored_size == 0 || record.stored_size >= total) {
     return bad("stored size out of range");

@@ -67,11 +67,14 @@ struct ChunkRecord {
   std::uint64_t raw_size = 0;
   std::uint64_t stored_size = 0;
   std::vector<PageRun> runs;
+  std::optional<ObjRef> source;    // Codec::kParent: the object of the parent image; nothing is stored
   std::vector<std::byte> padding;  // zeros, so that the payload starts at a multiple of 4096
   static constexpr auto fields() {
-    return std::tuple{field<1>("object", &ChunkRecord::object),     field<2>("codec", &ChunkRecord::codec),
-                      field<3>("raw_size", &ChunkRecord::raw_size), field<4>("stored_size", &ChunkRecord::stored_size),
-                      field<5>("runs", &ChunkRecord::runs),         field<0xffff>("padding", &ChunkRecord::padding)};
+    return std::tuple{
+        field<1>("object", &ChunkRecord::object),       field<2>("codec", &ChunkRecord::codec),
+        field<3>("raw_size", &ChunkRecord::raw_size),   field<4>("stored_size", &ChunkRecord::stored_size),
+        field<5>("runs", &ChunkRecord::runs),           field<6>("source", &ChunkRecord::source),
+        field<0xffff>("padding", &ChunkRecord::padding)};
   }
 };
 

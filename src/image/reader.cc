@@ -3,13 +3,19 @@
 // to their handler, and page chunks by number (files) or in order (both). What
 // is verified when: doc/image-format.md, "Reading".
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
+#include <map>
 #include <mutex>
 
 #include "image/codec.h"
 #include "image/format.h"
 #include "image/hash.h"
+#include "image/page_index.h"
+#include "image/parent_file.h"
 #include "image/source.h"
 #include "image/structure.h"
 #include "stasis/image.h"
@@ -21,7 +27,7 @@ namespace {
 constexpr std::uint64_t kMaxChunkRecordBytes = std::uint64_t{4} << 20;  // 64 MiB in runs of one page, with room
 
 ChunkRecord record_of(const ChunkInfo& chunk) {
-  return ChunkRecord{chunk.object, chunk.codec, chunk.raw_size, chunk.stored_size, chunk.runs, {}};
+  return ChunkRecord{chunk.object, chunk.codec, chunk.raw_size, chunk.stored_size, chunk.runs, chunk.source};
 }
 
 Error damaged_chunk(const ChunkInfo& chunk) {
@@ -72,7 +78,34 @@ class ImageReader::Impl {
   Result<void> verify_chunk(std::size_t i) const;
   Result<void> finish();
 
+  Result<void> open_parents(const std::string& directory);
+  const ImageReader* parent() const { return parent_.get(); }
+  const std::string& path() const { return path_; }
+  Result<std::vector<PageRun>> page_runs(ObjRef object) const;
+  // Pages from `start` on, as many as `out` holds.
+  struct Target {
+    std::uint64_t start;
+    std::span<std::byte> out;
+  };
+  Result<void> read_targets(ObjRef object, std::span<const Target> targets) const;
+
  private:
+  // Bytes of a chunk's decompressed payload.
+  struct Part {
+    std::uint64_t offset;
+    std::span<std::byte> out;
+  };
+  // The files of a chain, to tell a circle.
+  using FileIds = std::vector<std::pair<dev_t, ino_t>>;
+  Result<void> open_parents(const std::string& directory, uid_t owner, FileIds& files);
+  Result<std::unique_ptr<ImageReader>> open_parent(const std::string& path, uid_t owner, FileIds& files) const;
+  Result<const PageIndex*> page_index() const;
+  Error without_parent() const;
+  Result<void> read_inherited(const ChunkInfo& chunk, std::span<std::byte> out) const;
+  Result<void> find_inherited(const ChunkInfo& chunk) const;
+  Result<void> read_parts(std::size_t i, std::span<const Part> parts) const;
+  Result<void> verify_payload(const ChunkInfo& chunk) const;
+  Result<void> decode_payload(const ChunkInfo& chunk, std::span<std::byte> out) const;
   Result<void> open_stream();
   Result<void> open_file();
   Result<void> load_index(const TrailerRecord& trailer, std::uint64_t trailer_offset);
@@ -86,8 +119,11 @@ class ImageReader::Impl {
   std::uint64_t end_of(std::size_t i) const {
     return i + 1 < chunks_.size() ? chunks_[i + 1].record_offset : index_offset_;
   }
+  Result<void> check_source(const ChunkInfo& chunk) const;
   Result<void> check_chunk_frame(std::size_t i) const;
-  Result<std::optional<ChunkInfo>> next_stream_chunk(std::vector<std::byte>& buffer);
+  // kSkip: pages that are in the parent are not fetched.
+  enum class Inherited { kFetch, kSkip };
+  Result<std::optional<ChunkInfo>> next_stream_chunk(std::vector<std::byte>& buffer, Inherited inherited);
   Result<ChunkInfo> read_stream_chunk(const StreamRecord& record, std::uint64_t offset, std::vector<std::byte>& buffer);
   Result<void> read_stream_ending(const StreamRecord& index_record, std::uint64_t index_offset);
   void count(const ChunkInfo& chunk) const;
@@ -108,6 +144,16 @@ class ImageReader::Impl {
   // larger than what came.
   std::uint64_t index_bound_ = kMaxChunkRecordBytes;
   bool finished_ = false;
+
+  std::unique_ptr<ImageReader> parent_;
+  std::string path_;  // of a parent, as it was found
+  mutable std::mutex index_mutex_;
+  mutable std::optional<PageIndex> page_index_;
+  // Chunks of which read_parts() knows the hash to be right, and the one it decompressed last.
+  mutable std::mutex parts_mutex_;
+  mutable std::vector<bool> verified_;
+  mutable std::size_t decoded_chunk_ = 0;
+  mutable std::shared_ptr<const std::vector<std::byte>> decoded_;
 
   mutable std::mutex mutex_;  // progress
   mutable ImageProgress progress_;
@@ -172,6 +218,7 @@ Result<void> ImageReader::Impl::check_index(const IndexRecord& index, const Trai
   std::uint64_t next = trailer.structure_size;
   for (const ChunkInfo& chunk : index.chunks) {
     STASIS_TRY(check_chunk(record_of(chunk), structure_.environment().page_size));
+    STASIS_TRY(check_source(chunk));
     const bool fits = chunk.record_offset == next && chunk.payload_offset > chunk.record_offset &&
                       chunk.payload_offset - chunk.record_offset <= kMaxChunkRecordBytes &&
                       chunk.payload_offset % kPayloadAlignment == 0 && chunk.payload_offset < trailer.index_offset;
@@ -180,6 +227,12 @@ Result<void> ImageReader::Impl::check_index(const IndexRecord& index, const Trai
   }
   if (next != trailer.index_offset) return Error(Errc::kBadImage, "index: chunks are missing");
   return {};
+}
+
+// Pages can be in a parent only where there is one.
+Result<void> ImageReader::Impl::check_source(const ChunkInfo& chunk) const {
+  if (chunk.codec != Codec::kParent || structure_.environment().parent_image) return {};
+  return Error(Errc::kBadImage, "pages in the parent of an image that has none");
 }
 
 Error ImageReader::Impl::diagnose_incomplete() const {
@@ -274,8 +327,9 @@ Result<void> ImageReader::Impl::check_chunk_frame(std::size_t i) const {
   ChunkRecord record = STASIS_TRY(decode_as<ChunkRecord>(head));
   const StreamRecord foot = STASIS_TRY(read_file_record(*source_, chunk.payload_offset + chunk.stored_size, end_of(i)));
   const auto end = STASIS_TRY(decode_as<ChunkEndRecord>(foot));
-  const ChunkInfo stated{record.object,       record.codec,         record.raw_size, record.stored_size,
-                         chunk.record_offset, chunk.payload_offset, end.hash,        std::move(record.runs)};
+  const ChunkInfo stated{record.object,      record.codec,           record.raw_size,
+                         record.stored_size, chunk.record_offset,    chunk.payload_offset,
+                         end.hash,           std::move(record.runs), record.source};
   if (stated != chunk) return Error(Errc::kBadImage, fmt::format("chunk {} and the index differ", i));
   return {};
 }
@@ -285,36 +339,50 @@ Result<void> ImageReader::Impl::read_chunk(std::size_t i, std::span<std::byte> o
   const ChunkInfo& chunk = chunks_[i];
   if (out.size() != chunk.raw_size) return Error(Errc::kInvalidArgument, "read_chunk: the buffer has another size");
   STASIS_TRY(check_chunk_frame(i));
-  if (chunk.codec == Codec::kNone) {
-    STASIS_TRY(read_exactly_at(*source_, out, chunk.payload_offset));
-    if (hash_bytes(out) != chunk.hash) return damaged_chunk(chunk);
+  if (chunk.codec == Codec::kParent) {
+    STASIS_TRY(read_inherited(chunk, out));
   } else {
-    const auto stored = STASIS_TRY(read_range(*source_, chunk.payload_offset, chunk.stored_size));
-    if (hash_bytes(stored) != chunk.hash) return damaged_chunk(chunk);
-    STASIS_TRY(decompress(chunk.codec, stored, out));
+    STASIS_TRY(decode_payload(chunk, out));
   }
   count(chunk);
   return {};
+}
+
+// The payload's pages, verified.
+Result<void> ImageReader::Impl::decode_payload(const ChunkInfo& chunk, std::span<std::byte> out) const {
+  if (chunk.codec == Codec::kNone) {
+    STASIS_TRY(read_exactly_at(*source_, out, chunk.payload_offset));
+    if (hash_bytes(out) != chunk.hash) return damaged_chunk(chunk);
+    return {};
+  }
+  const auto stored = STASIS_TRY(read_range(*source_, chunk.payload_offset, chunk.stored_size));
+  if (hash_bytes(stored) != chunk.hash) return damaged_chunk(chunk);
+  return decompress(chunk.codec, stored, out);
+}
+
+Result<void> ImageReader::Impl::verify_payload(const ChunkInfo& chunk) const {
+  if (source_->fd() >= 0) {
+    if (STASIS_TRY(hash_file_range(source_->fd(), chunk.payload_offset, chunk.stored_size)) != chunk.hash) {
+      return damaged_chunk(chunk);
+    }
+    return {};
+  }
+  const auto stored = STASIS_TRY(read_range(*source_, chunk.payload_offset, chunk.stored_size));
+  return hash_bytes(stored) == chunk.hash ? Result<void>() : damaged_chunk(chunk);
 }
 
 Result<void> ImageReader::Impl::verify_chunk(std::size_t i) const {
   if (i >= chunks().size()) return Error(Errc::kInvalidArgument, fmt::format("there is no chunk {}", i));
   const ChunkInfo& chunk = chunks_[i];
   STASIS_TRY(check_chunk_frame(i));
-  if (source_->fd() >= 0) {
-    if (STASIS_TRY(hash_file_range(source_->fd(), chunk.payload_offset, chunk.stored_size)) != chunk.hash) {
-      return damaged_chunk(chunk);
-    }
-  } else {
-    const auto stored = STASIS_TRY(read_range(*source_, chunk.payload_offset, chunk.stored_size));
-    if (hash_bytes(stored) != chunk.hash) return damaged_chunk(chunk);
-  }
+  STASIS_TRY(verify_payload(chunk));
+  if (chunk.codec == Codec::kParent) STASIS_TRY(find_inherited(chunk));
   count(chunk);
   return {};
 }
 
 Result<std::optional<ChunkInfo>> ImageReader::Impl::next_chunk(std::vector<std::byte>& buffer) {
-  if (!seekable()) return next_stream_chunk(buffer);
+  if (!seekable()) return next_stream_chunk(buffer, Inherited::kFetch);
   if (next_chunk_ == chunks_.size()) return std::optional<ChunkInfo>();
   const std::size_t i = next_chunk_;
   buffer.resize(static_cast<std::size_t>(chunks_[i].raw_size));
@@ -326,7 +394,8 @@ Result<std::optional<ChunkInfo>> ImageReader::Impl::next_chunk(std::vector<std::
 // ---- streams
 // --------------------------------------------------------------------------------------------------------
 
-Result<std::optional<ChunkInfo>> ImageReader::Impl::next_stream_chunk(std::vector<std::byte>& buffer) {
+Result<std::optional<ChunkInfo>> ImageReader::Impl::next_stream_chunk(std::vector<std::byte>& buffer,
+                                                                      Inherited inherited) {
   if (finished_) return std::optional<ChunkInfo>();
   const std::uint64_t offset = stream_offset_;
   const StreamRecord record = STASIS_TRY(read_stream_record(*source_, offset, index_bound_));
@@ -337,8 +406,13 @@ Result<std::optional<ChunkInfo>> ImageReader::Impl::next_stream_chunk(std::vecto
   }
   chunks_.push_back(STASIS_TRY(read_stream_chunk(record, offset, buffer)));
   index_bound_ += 2 * (record.payload.size() + kRecordHeaderSize + sizeof(ChunkInfo));
-  count(chunks_.back());
-  return std::optional<ChunkInfo>(chunks_.back());
+  const ChunkInfo& chunk = chunks_.back();
+  if (chunk.codec == Codec::kParent && inherited == Inherited::kFetch) {
+    buffer.resize(static_cast<std::size_t>(chunk.raw_size));
+    STASIS_TRY(read_inherited(chunk, buffer));
+  }
+  count(chunk);
+  return std::optional<ChunkInfo>(chunk);
 }
 
 Result<ChunkInfo> ImageReader::Impl::read_stream_chunk(const StreamRecord& record, std::uint64_t offset,
@@ -346,8 +420,9 @@ Result<ChunkInfo> ImageReader::Impl::read_stream_chunk(const StreamRecord& recor
   ChunkRecord chunk = STASIS_TRY(decode_as<ChunkRecord>(record));
   STASIS_TRY(check_chunk(chunk, structure_.environment().page_size));
   if (stream_offset_ % kPayloadAlignment != 0) return Error(Errc::kBadImage, "a chunk's payload is not aligned");
-  ChunkInfo info{chunk.object,   chunk.codec, chunk.raw_size,       chunk.stored_size, offset,
-                 stream_offset_, {},          std::move(chunk.runs)};
+  ChunkInfo info{chunk.object,   chunk.codec, chunk.raw_size,        chunk.stored_size, offset,
+                 stream_offset_, {},          std::move(chunk.runs), chunk.source};
+  STASIS_TRY(check_source(info));
   std::vector<std::byte> stored;
   std::vector<std::byte>& target = info.codec == Codec::kNone ? buffer : stored;
   target.clear();
@@ -357,7 +432,7 @@ Result<ChunkInfo> ImageReader::Impl::read_stream_chunk(const StreamRecord& recor
   stream_offset_ += kRecordHeaderSize + foot.payload.size();
   info.hash = STASIS_TRY(decode_as<ChunkEndRecord>(foot)).hash;
   if (hash_bytes(target) != info.hash) return damaged_chunk(info);
-  if (info.codec != Codec::kNone) {
+  if (info.codec != Codec::kNone && info.codec != Codec::kParent) {
     buffer.resize(static_cast<std::size_t>(info.raw_size));
     STASIS_TRY(decompress(info.codec, stored, buffer));
   }
@@ -387,8 +462,179 @@ Result<void> ImageReader::Impl::read_stream_ending(const StreamRecord& index_rec
 Result<void> ImageReader::Impl::finish() {
   if (seekable()) return {};
   std::vector<std::byte> buffer;
-  while (STASIS_TRY(next_stream_chunk(buffer))) {
+  while (STASIS_TRY(next_stream_chunk(buffer, Inherited::kSkip))) {
   }
+  return {};
+}
+
+// ---- parents
+// --------------------------------------------------------------------------------------------------------
+
+Result<void> ImageReader::Impl::open_parents(const std::string& directory) {
+  if (parent_ || !structure_.environment().parent_image) return {};
+  uid_t owner = ::geteuid();
+  FileIds files;
+  struct ::stat st{};
+  if (source_->fd() >= 0 && ::fstat(source_->fd(), &st) == 0 && S_ISREG(st.st_mode)) {
+    owner = st.st_uid;
+    files.emplace_back(st.st_dev, st.st_ino);
+  }
+  return open_parents(directory, owner, files);
+}
+
+Result<void> ImageReader::Impl::open_parents(const std::string& directory, uid_t owner, FileIds& files) {
+  const EnvironmentRecord& environment = structure_.environment();
+  if (!environment.parent_image) return {};
+  Result<void> why;
+  for (const std::string& path : parent_paths(environment.parent_path, directory)) {
+    auto opened = open_parent(path, owner, files);
+    if (opened) {
+      parent_ = std::move(*opened);
+      return parent_->impl_->open_parents(directory_of(path), owner, files);
+    }
+    if (why) why = std::move(opened).error();
+  }
+  return why;
+}
+
+Result<std::unique_ptr<ImageReader>> ImageReader::Impl::open_parent(const std::string& path, uid_t owner,
+                                                                    FileIds& files) const {
+  const EnvironmentRecord& ours = structure_.environment();
+  ParentFile file = STASIS_TRY(open_parent_file(path, owner));
+  const std::pair id(file.stat.st_dev, file.stat.st_ino);
+  if (std::ranges::find(files, id) != files.end()) {
+    return Error(Errc::kParentImage, fmt::format("parent image {} is its own ancestor", path));
+  }
+  if (files.size() >= kMaxChain) {
+    return Error(Errc::kParentImage, fmt::format("more than {} images in a row", kMaxChain));
+  }
+  auto impl = std::make_unique<Impl>(STASIS_TRY(own_source(std::move(file.fd))), ReaderOptions{});
+  if (auto good = impl->open(); !good) {
+    return std::move(good).error().note(fmt::format("parent image {}", path)).with_code(Errc::kParentImage);
+  }
+  const EnvironmentRecord& theirs = impl->structure().environment();
+  if (impl->image_hash() != *ours.parent_image || theirs.arch != ours.arch || theirs.page_size != ours.page_size) {
+    return Error(Errc::kParentImage,
+                 fmt::format("{} is not the parent image that was there: its identity is {} instead of {}", path,
+                             to_hex(impl->image_hash()), to_hex(*ours.parent_image)));
+  }
+  impl->path_ = path;
+  files.push_back(id);
+  return std::unique_ptr<ImageReader>(new ImageReader(std::move(impl)));
+}
+
+Error ImageReader::Impl::without_parent() const {
+  return Error(Errc::kParentImage,
+               fmt::format("the image holds only what differs from its parent {}, which is not open",
+                           structure_.environment().parent_path));
+}
+
+Result<const PageIndex*> ImageReader::Impl::page_index() const {
+  if (!seekable()) return Error(Errc::kInvalidArgument, "pages of a stream come in its order");
+  const std::lock_guard lock(index_mutex_);
+  if (!page_index_) page_index_ = STASIS_TRY(PageIndex::make(chunks_));
+  return &*page_index_;
+}
+
+Result<std::vector<PageRun>> ImageReader::Impl::page_runs(ObjRef object) const {
+  std::vector<PageRun> runs;
+  for (const PageIndex::Extent& extent : STASIS_TRY(page_index())->extents(object)) {
+    if (!runs.empty() && runs.back().start + runs.back().length == extent.start) {
+      runs.back().length += extent.length;
+    } else {
+      runs.push_back({extent.start, extent.length});
+    }
+  }
+  return runs;
+}
+
+// Sorts what is wanted by where it lies: each chunk is read once, and what is
+// in the parent is the parent's turn.
+Result<void> ImageReader::Impl::read_targets(ObjRef object, std::span<const Target> targets) const {
+  const PageIndex& index = *STASIS_TRY(page_index());
+  std::map<std::size_t, std::vector<Part>> own;
+  std::map<std::int32_t, std::vector<Target>> inherited;
+  for (const Target& target : targets) {
+    const PageRun run{target.start, target.out.size()};
+    const bool found = index.find(object, run, [&](const PageIndex::Extent& e) {
+      const auto out =
+          target.out.subspan(static_cast<std::size_t>(e.start - target.start), static_cast<std::size_t>(e.length));
+      const ChunkInfo& chunk = chunks_[e.chunk];
+      if (chunk.source) {
+        inherited[chunk.source->value()].push_back({e.start, out});
+      } else {
+        own[e.chunk].push_back({e.offset, out});
+      }
+    });
+    if (!found) {
+      return Error(Errc::kBadImage, fmt::format("pages of object {} at {:x} are not in {}", object.value(),
+                                                target.start, path_.empty() ? "the image" : path_));
+    }
+  }
+  for (const auto& [chunk, parts] : own) STASIS_TRY(read_parts(chunk, parts));
+  if (!inherited.empty() && !parent_) return without_parent();
+  for (const auto& [source, pages] : inherited) STASIS_TRY(parent_->impl_->read_targets(ObjRef(source), pages));
+  return {};
+}
+
+Result<void> ImageReader::Impl::read_inherited(const ChunkInfo& chunk, std::span<std::byte> out) const {
+  if (!parent_) return without_parent();
+  std::vector<Target> targets;
+  for (const PageRun& run : chunk.runs) {
+    targets.push_back({run.start, out.first(static_cast<std::size_t>(run.length))});
+    out = out.subspan(static_cast<std::size_t>(run.length));
+  }
+  return parent_->impl_->read_targets(*chunk.source, targets);
+}
+
+// Does the parent have them? (Whether they are right it tells itself.)
+Result<void> ImageReader::Impl::find_inherited(const ChunkInfo& chunk) const {
+  if (!parent_) return without_parent();
+  const PageIndex& index = *STASIS_TRY(parent_->impl_->page_index());
+  for (const PageRun& run : chunk.runs) {
+    if (index.find(*chunk.source, run, [](const PageIndex::Extent&) {})) continue;
+    return Error(Errc::kBadImage,
+                 fmt::format("pages of object {} at {:x} are not in the parent", chunk.source->value(), run.start));
+  }
+  return {};
+}
+
+// Some of a chunk's pages, the chunk's hash being checked once.
+Result<void> ImageReader::Impl::read_parts(std::size_t i, std::span<const Part> parts) const {
+  const ChunkInfo& chunk = chunks_[i];
+  const auto copy = [&](std::span<const std::byte> pages) {
+    for (const Part& part : parts) std::memcpy(part.out.data(), pages.data() + part.offset, part.out.size());
+  };
+  std::uint64_t wanted = 0;
+  for (const Part& part : parts) wanted += part.out.size();
+  {
+    std::unique_lock lock(parts_mutex_);
+    if (decoded_ && decoded_chunk_ == i) {
+      const auto pages = decoded_;
+      lock.unlock();
+      copy(*pages);
+      return {};
+    }
+  }
+  if (chunk.codec == Codec::kNone && wanted < chunk.raw_size / 2) {
+    std::unique_lock lock(parts_mutex_);
+    verified_.resize(chunks_.size());
+    const bool known = verified_[i];
+    lock.unlock();
+    if (!known) STASIS_TRY(verify_payload(chunk));
+    for (const Part& part : parts) {
+      STASIS_TRY(read_exactly_at(*source_, part.out, chunk.payload_offset + part.offset));
+    }
+    lock.lock();
+    verified_[i] = true;
+    return {};
+  }
+  const auto pages = std::make_shared<std::vector<std::byte>>(static_cast<std::size_t>(chunk.raw_size));
+  STASIS_TRY(decode_payload(chunk, *pages));
+  copy(*pages);
+  const std::lock_guard lock(parts_mutex_);
+  decoded_ = pages;
+  decoded_chunk_ = i;
   return {};
 }
 
@@ -444,6 +690,19 @@ Result<void> ImageReader::read_chunk(std::size_t i, std::span<std::byte> out) co
   return impl_->read_chunk(i, out);
 }
 Result<void> ImageReader::verify_chunk(std::size_t i) const { return impl_->verify_chunk(i); }
+Result<void> ImageReader::open_parents(const std::string& directory) { return impl_->open_parents(directory); }
+const ImageReader* ImageReader::parent() const { return impl_->parent(); }
+const std::string& ImageReader::path() const { return impl_->path(); }
+Result<std::vector<PageRun>> ImageReader::page_runs(ObjRef object) const { return impl_->page_runs(object); }
+Result<void> ImageReader::read_pages(ObjRef object, std::span<const PageRun> runs, std::span<std::byte> out) const {
+  std::vector<Impl::Target> targets;
+  for (const PageRun& run : runs) {
+    if (run.length > out.size()) return Error(Errc::kInvalidArgument, "read_pages: the buffer is too small");
+    targets.push_back({run.start, out.first(static_cast<std::size_t>(run.length))});
+    out = out.subspan(static_cast<std::size_t>(run.length));
+  }
+  return impl_->read_targets(object, targets);
+}
 int ImageReader::fd() const { return impl_->fd(); }
 Result<void> ImageReader::finish() { return impl_->finish(); }
 ImageHash ImageReader::image_hash() const { return impl_->image_hash(); }

@@ -102,7 +102,10 @@ Error truncated() { return Error(Errc::kImageTruncated, "the image ends too earl
 }  // namespace
 
 Result<std::unique_ptr<ImageSource>> open_source(const std::string& path) {
-  UniqueFd fd = STASIS_TRY(open_at(AT_FDCWD, path, O_RDONLY | O_NOCTTY));
+  return own_source(STASIS_TRY(open_at(AT_FDCWD, path, O_RDONLY | O_NOCTTY)));
+}
+
+Result<std::unique_ptr<ImageSource>> own_source(UniqueFd fd) {
   const int number = fd.get();
   return make_fd_source(std::move(fd), number);
 }

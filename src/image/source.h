@@ -32,6 +32,7 @@ class ImageSource {
 
 // A regular file at position 0 becomes a seekable source, anything else a stream.
 Result<std::unique_ptr<ImageSource>> open_source(const std::string& path);
+Result<std::unique_ptr<ImageSource>> own_source(UniqueFd fd);
 // Borrowed descriptor.
 Result<std::unique_ptr<ImageSource>> borrow_source(int fd);
 // Borrowed bytes.

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "image/format.h"
+#include "image/parent_file.h"
 #include "stasis/work_queue.h"
 
 namespace stasis {
@@ -61,8 +62,10 @@ Result<void> verify_chunks(const ImageReader& reader, unsigned threads) {
   auto work = [&] {
     std::vector<std::byte> buffer;
     for (std::size_t i = next++; i < count; i = next++) {
-      buffer.resize(static_cast<std::size_t>(reader.chunks()[i].raw_size));
-      if (auto read = reader.read_chunk(i, buffer); !read) {
+      const ChunkInfo& chunk = reader.chunks()[i];
+      const bool inherited = chunk.codec == Codec::kParent;  // its pages are verified with the parent
+      if (!inherited) buffer.resize(static_cast<std::size_t>(chunk.raw_size));
+      if (auto read = inherited ? reader.verify_chunk(i) : reader.read_chunk(i, buffer); !read) {
         const std::lock_guard lock(mutex);
         if (!error) error = std::move(read).error();
         next = count;
@@ -96,11 +99,18 @@ Result<VerifyReport> verify_image(ImageReader& reader, const VerifyOptions& opti
   report.chunks = reader.progress().chunks;
   report.page_bytes = reader.progress().raw_bytes;
   report.image_hash = reader.image_hash();
+  for (const ImageReader* parent = reader.parent(); parent; parent = parent->parent()) {
+    if (auto good = verify_chunks(*parent, options.threads == 0 ? usable_cpus() : options.threads); !good) {
+      return std::move(good).error().note("parent image " + parent->path()).with_code(Errc::kParentImage);
+    }
+    report.parents.push_back({.path = parent->path(), .hash = parent->image_hash()});
+  }
   return report;
 }
 
 Result<VerifyReport> verify_image(const std::string& path, const VerifyOptions& options) {
   ImageReader reader = STASIS_TRY(ImageReader::open(path, {.known = options.known, .progress = options.progress}));
+  STASIS_TRY(reader.open_parents(directory_of(path)));
   auto report = verify_image(reader, options);
   if (!report) return std::move(report).error().note(path);
   return report;

@@ -3,6 +3,7 @@
 // chunks get their place in the file under the lock and are written outside it.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <limits>
 #include <mutex>
@@ -38,6 +39,7 @@ class ImageWriter::Impl {
   Result<void> begin_object(ObjRef ref, ObjType type);
   Result<void> end_structure();
   Result<void> add_chunk(ObjRef object, std::span<const PageRun> runs, std::span<const std::byte> payload);
+  Result<void> inherit(ObjRef object, std::span<const PageRun> runs, ObjRef source);
   Result<ChunkSlot> reserve_chunk(ObjRef object, std::span<const PageRun> runs);
   Result<void> finish_chunk(const ChunkSlot& slot, const ImageHash* hash);
   Result<void> publish();
@@ -67,6 +69,7 @@ class ImageWriter::Impl {
   Result<Placed> place(const ChunkRecord& record);
   Result<void> put(std::span<const std::byte> bytes, std::uint64_t offset);
   Result<void> put_chunk(const Placed& placed, std::span<const std::byte> payload, std::span<const std::byte> end);
+  Result<void> add_placed(const ChunkRecord& record, std::span<const std::byte> payload);
   Result<void> remember(Result<void> result);
   void count(std::size_t index, const ImageHash& hash);
   Result<void> write_ending();
@@ -81,6 +84,7 @@ class ImageWriter::Impl {
   std::vector<std::byte> structure_;
   std::uint64_t records_ = 0;
   std::uint64_t page_size_ = kPayloadAlignment;
+  bool has_parent_ = false;
   std::uint64_t structure_size_ = 0;
   ImageHash structure_hash_{};
   std::uint64_t offset_ = 0;  // where the next chunk record goes
@@ -111,6 +115,7 @@ Result<void> ImageWriter::Impl::write_payload(RecordType type, std::span<const s
     const auto environment = STASIS_TRY(decode<EnvironmentRecord>(payload, EnvironmentRecord::kName));
     STASIS_TRY(check_page_size(environment.page_size));
     page_size_ = environment.page_size;
+    has_parent_ = environment.parent_image.has_value();
     stage_ = Stage::kStructure;
   } else {
     STASIS_TRY(check_stage(Stage::kStructure));
@@ -161,7 +166,8 @@ Result<ImageWriter::Impl::Placed> ImageWriter::Impl::place(const ChunkRecord& re
                                     placed.record_offset,
                                     placed.payload_offset,
                                     {},
-                                    record.runs});
+                                    record.runs,
+                                    record.source});
   finished_.push_back(false);
   offset_ = end;
   return placed;
@@ -208,6 +214,36 @@ Result<void> ImageWriter::Impl::add_chunk(ObjRef object, std::span<const PageRun
     record.stored_size = compressed->size();
     payload = *compressed;
   }
+  return add_placed(record, payload);
+}
+
+Result<void> ImageWriter::Impl::inherit(ObjRef object, std::span<const PageRun> runs, ObjRef source) {
+  if (!has_parent_) return out_of_order("pages of a parent that the environment does not name");
+  ChunkRecord record{.object = object, .codec = Codec::kParent, .source = source};
+  const auto flush = [&]() -> Result<void> {
+    if (record.runs.empty()) return {};
+    if (auto good = check_chunk(record, page_size_); !good) {
+      return std::move(good).error().with_code(Errc::kInvalidArgument);
+    }
+    STASIS_TRY(add_placed(record, {}));
+    record.runs.clear();
+    record.raw_size = 0;
+    return {};
+  };
+  for (PageRun run : runs) {
+    while (run.length > 0) {
+      const std::uint64_t part = std::min(run.length, kMaxChunkBytes - record.raw_size);
+      record.runs.push_back({run.start, part});
+      record.raw_size += part;
+      run.start += part;
+      run.length -= part;
+      if (record.raw_size == kMaxChunkBytes) STASIS_TRY(flush());
+    }
+  }
+  return flush();
+}
+
+Result<void> ImageWriter::Impl::add_placed(const ChunkRecord& record, std::span<const std::byte> payload) {
   const ImageHash hash = hash_bytes(payload);
   std::vector<std::byte> end;
   STASIS_TRY(append_record(end, ChunkEndRecord{hash}));
@@ -344,6 +380,10 @@ Result<void> ImageWriter::add_chunk(ObjRef object, std::span<const PageRun> runs
   if (!rest) return impl_->add_chunk(object, runs, payload);
   if (rest->runs.empty()) return {};
   return impl_->add_chunk(object, rest->runs, rest->payload);
+}
+
+Result<void> ImageWriter::inherit(ObjRef object, std::span<const PageRun> runs, ObjRef source) {
+  return impl_->inherit(object, runs, source);
 }
 
 bool ImageWriter::seekable() const { return impl_->seekable(); }

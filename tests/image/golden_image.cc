@@ -22,6 +22,7 @@
 #include "image/verify.h"
 #include "image/view.h"
 #include "resource/object_table.h"
+#include "stasis/image_environment.h"
 
 namespace stasis {
 namespace {
@@ -55,6 +56,24 @@ std::string view_text(const std::string& path) {
   return text;
 }
 
+// Half of the pages are those of v1-none.img.
+Result<void> write_incremental(const std::string& directory) {
+  const ImageReader parent = STASIS_TRY(ImageReader::open(directory + "/v1-none.img", {}));
+  ImageWriter writer =
+      STASIS_TRY(ImageWriter::create(directory + "/v1-incremental.img", {.durability = Durability::kFast}));
+  EnvironmentRecord environment = sample::environment();
+  environment.parent_image = parent.image_hash();
+  environment.parent_path = "v1-none.img";
+  STASIS_TRY(writer.write(environment));
+  STASIS_TRY(writer.end_structure());
+  const ChunkInfo& chunk = parent.chunks().front();
+  STASIS_TRY(writer.inherit(ObjRef(4), chunk.runs, chunk.object));
+  const std::vector<std::byte> page(environment.page_size, std::byte{7});
+  const PageRun run{std::uint64_t{1} << 40, page.size()};
+  STASIS_TRY(writer.add_chunk(ObjRef(4), std::span(&run, 1), page));
+  return writer.publish();
+}
+
 // The images of the current version.
 Result<void> write_image(const std::string& path, Codec codec) {
   ImageWriter writer = STASIS_TRY(ImageWriter::create(path, {.codec = codec, .durability = Durability::kFast}));
@@ -73,8 +92,10 @@ Result<void> write_aborted(const std::string& path) {
 Result<void> write_all(const std::string& directory) {
   const std::string prefix = directory + "/v" + std::to_string(kImageVersion) + "-";
   for (const auto codec : enum_names(Codec{})) {
+    if (codec.value == Codec::kParent) continue;
     STASIS_TRY(write_image(prefix + std::string(codec.name) + ".img", codec.value));
   }
+  STASIS_TRY(write_incremental(directory));
   return write_aborted(prefix + "aborted.img");
 }
 
@@ -114,7 +135,7 @@ TEST(GoldenImage, TheWriterStillWritesTheSameBytes) {
   const sample::ScratchDir dir;
   ASSERT_TRUE(write_all(dir.path()));
   // Compressed payloads may differ with the library's version.
-  for (const char* name : {"v1-none.img", "v1-aborted.img"}) {
+  for (const char* name : {"v1-none.img", "v1-incremental.img", "v1-aborted.img"}) {
     EXPECT_EQ(sample::file_bytes(dir / name), sample::file_bytes(paths.golden + "/" + name))
         << name
         << ": the format changed. A new field or record is no new version, but then the sample must not change.";

@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "image/hash.h"
+#include "image/page_runs.h"
 #include "resource/file_contents/visible_contents.h"
 #include "resource/memory/build_id.h"
 #include "resource/open_file/mapped_files.h"
@@ -237,6 +238,14 @@ Result<void> MemoryImage::checkpoint(CheckpointContext& context, ObjRef ref) con
     record.objects.push_back({.object = object, .kind = kind});
   }
   return context.write_object(ref, kind::kMemory, record);
+}
+
+Result<std::uint64_t> MemoryImage::inherit_pages(ImageWriter& image, ObjRef object, const kernel::ProcessMemory& memory,
+                                                 const PageBase& base, const Patience& patience) {
+  const std::vector<PageRun> same = STASIS_TRY(find_unchanged(runs_, memory, base, patience));
+  STASIS_TRY(image.inherit(object, same, base.object));
+  runs_ = subtract(runs_, same);
+  return total_length(same);
 }
 
 namespace {

@@ -10,6 +10,7 @@
 #include "resource/checkpoint_context.h"
 #include "resource/kinds.h"
 #include "resource/memory/memory_record.h"
+#include "resource/memory/unchanged_pages.h"
 #include "resource/obstacle.h"
 #include "stasis/image.h"
 #include "tracee/patience.h"
@@ -43,6 +44,10 @@ class MemoryImage {
   // Writes what the mappings share with others, then the record.
   Result<void> checkpoint(CheckpointContext& context, ObjRef ref) const;
   std::uint64_t page_bytes() const { return record_.page_bytes; }
+  // Finds the pages that are as the parent image has them and says so in the image: write_pages() leaves them out.
+  // Returns their bytes.
+  Result<std::uint64_t> inherit_pages(ImageWriter& image, ObjRef object, const kernel::ProcessMemory& memory,
+                                      const PageBase& base, const Patience& patience);
   // Reads the pages (the process is still stopped) and adds them to the image as chunks of `object`.
   Result<void> write_pages(ImageWriter& image, ObjRef object, const kernel::ProcessMemory& memory, PageForm form,
                            const Patience& patience) const;

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "image/merge.h"
+
+#include <unistd.h>
+
+#include "image/parent_file.h"
+#include "stasis/image_environment.h"
+
+namespace stasis {
+namespace {
+
+Result<void> copy_structure(const ImageReader& reader, ImageWriter& writer, Codec codec) {
+  EnvironmentRecord environment = reader.environment();
+  environment.parent_image.reset();
+  environment.parent_path.clear();
+  environment.codec = codec;
+  STASIS_TRY(writer.write(environment));
+  for (std::size_t i = 0; i < reader.record_count(); ++i) {
+    const RawRecord record = reader.record(i);
+    if (record.type != EnvironmentRecord::kType) STASIS_TRY(writer.copy(record));
+  }
+  return writer.end_structure();
+}
+
+}  // namespace
+
+Result<MergeReport> merge_image(const std::string& image, const std::string& output, const MergeOptions& options) {
+  const std::string input = image == "-" ? "/dev/stdin" : image;
+  ImageReader reader = STASIS_TRY(ImageReader::open(input, {.known = options.known}));
+  STASIS_TRY(reader.open_parents(directory_of(image)));
+  const Codec codec = options.codec.value_or(reader.environment().codec);
+  WriterOptions writing{.codec = codec};
+  writing.progress = options.progress;
+  auto opened = output == "-" ? ImageWriter::to_stream(STDOUT_FILENO, writing) : ImageWriter::create(output, writing);
+  ImageWriter writer = STASIS_TRY(std::move(opened));
+  const auto copied = [&]() -> Result<void> {
+    STASIS_TRY(copy_structure(reader, writer, codec));
+    std::vector<std::byte> pages;
+    while (const auto chunk = STASIS_TRY(reader.next_chunk(pages))) {
+      STASIS_TRY(writer.add_chunk(chunk->object, chunk->runs, pages));
+    }
+    STASIS_TRY(reader.finish());
+    return writer.publish();
+  }();
+  if (!copied) {
+    writer.abort(copied.error());
+    return copied.error();
+  }
+  MergeReport report{.page_bytes = writer.progress().raw_bytes, .bytes = writer.progress().stored_bytes};
+  for (const ImageReader* one = &reader; one; one = one->parent()) ++report.images;
+  return report;
+}
+
+}  // namespace stasis
