@@ -8,17 +8,31 @@ import sys
 import time
 
 PAGE = 4096
+orders_size = 0  # when it was read last
+
+
+def read_orders(known):
+    """Those behind the first `known`. The file is open only while the test waits for an answer, never when the program is
+    saved: it changes until the restart."""
+    global orders_size
+    while True:
+        now = os.path.getsize("orders") if os.path.exists("orders") else 0
+        if now != orders_size:
+            orders_size = now
+            with open("orders") as file:
+                orders = file.read().splitlines()[known:]
+            if orders:
+                return orders
+        time.sleep(0.005)
+
+
 count = int(sys.argv[1]) * 256
 table = bytearray(random.Random(1).randbytes(count * PAGE))
 generator = random.Random(2)
-done = 0
+done, pending = 0, []
 print(done, hashlib.sha256(table).hexdigest(), flush=True)
 while True:
-    orders = open("orders").read().splitlines() if os.path.exists("orders") else []
-    if len(orders) <= done:
-        time.sleep(0.005)
-        continue
-    order = orders[done]
+    order = (pending or (pending := read_orders(done))).pop(0)
     done += 1
     if order == "end":
         sys.exit(0)

@@ -65,7 +65,7 @@ class Table:
 def checkpoint(lab, pid, *options, image=None):
     """The image's path and the report."""
     image = image or lab.next_image()
-    return image, json_of(lab.must("checkpoint", pid, "-o", image, "--json", *options))
+    return image, json_of(lab.must("checkpoint", pid, "-o", image, "--json", "--timeout", "5m", *options))
 
 
 def expect_refusal(result, status, word):
