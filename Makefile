@@ -30,8 +30,10 @@ build:
 	@$(call configure,release)
 	cmake --build build --parallel $(JOBS)
 
-demo: build
-	@$(call setup,demo)
+demo:
+	@$(call setup,build demo)
+	@$(call configure,release)
+	cmake --build build --parallel $(JOBS) --target stasis
 	tools/demo build/stasis
 
 test: build

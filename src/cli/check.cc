@@ -47,7 +47,7 @@ void add_check(CLI::App& app, int& status) {
   auto options = std::make_shared<Options>();
   CLI::App* const verb = app.add_subcommand(
       "check", "Tell what this kernel offers, or whether a process can be saved; stops and changes nothing");
-  verb->add_option("PID", options->pid, "Process to look at; without it, the kernel")->check(CLI::PositiveNumber);
+  verb->add_option("PID", options->pid, "Process to look at; without it, the kernel")->check(pid_validator());
   verb->add_flag("--json", options->json, "Print one JSON object");
   verb->callback(
       [options, &status] { status = options->pid == 0 ? check_this_kernel(*options) : check_one_process(*options); });

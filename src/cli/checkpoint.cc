@@ -57,7 +57,7 @@ int run(const Options& options) {
 void add_checkpoint(CLI::App& app, int& status) {
   auto options = std::make_shared<Options>();
   CLI::App* const verb = app.add_subcommand("checkpoint", "Save a running program into an image");
-  verb->add_option("PID", options->pid, "Process to save")->required()->check(CLI::PositiveNumber);
+  verb->add_option("PID", options->pid, "Process to save")->required()->check(pid_validator());
   verb->add_option("-o,--output", options->output, "Image to write; - is standard output")->required();
   auto* const after = verb->add_option_group("afterwards");
   after->add_flag("--leave-running", options->leave_running, "Let the program run on (default)");

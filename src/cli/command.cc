@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/command.h"
 
-#include <fmt/core.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <map>
 #include <optional>
 
 namespace stasis::cli {
@@ -84,6 +85,7 @@ void install_cancellation() {
   action.sa_handler = cancel;
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal, &action, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGXFSZ, SIG_IGN);  // an image that exceeds a limit is an error that can be told
 }
 
 std::chrono::nanoseconds parse_duration(const std::string& text) {
@@ -99,18 +101,53 @@ CLI::Validator duration_validator() {
 }
 
 void add_saving_options(CLI::App& verb, SavingOptions& options) {
-  verb.add_option("--compress", options.codec, "Compression of pages: none, lz4, zstd")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, Codec>{{"none", Codec::kNone}, {"lz4", Codec::kLz4}, {"zstd", Codec::kZstd}}));
-  verb.add_option("--tcp", options.policy.tcp, "Connections to the outside: refuse, close, keep")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, TcpPolicy>{
-          {"refuse", TcpPolicy::kRefuse}, {"close", TcpPolicy::kClose}, {"keep", TcpPolicy::kKeep}}));
-  verb.add_option("--unix-external", options.policy.unix_external,
-                  "Unix sockets to the outside: refuse, close, reconnect")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, UnixExternalPolicy>{{"refuse", UnixExternalPolicy::kRefuse},
-                                                    {"close", UnixExternalPolicy::kClose},
-                                                    {"reconnect", UnixExternalPolicy::kReconnect}}));
+  add_choice(verb, "--compress", options.codec, {{"none", Codec::kNone}, {"lz4", Codec::kLz4}, {"zstd", Codec::kZstd}},
+             "Compression of pages: none, lz4, zstd");
+  add_choice(verb, "--tcp", options.policy.tcp,
+             {{"refuse", TcpPolicy::kRefuse}, {"close", TcpPolicy::kClose}, {"keep", TcpPolicy::kKeep}},
+             "Connections to the outside: refuse, close, keep");
+  add_choice(verb, "--unix-external", options.policy.unix_external,
+             {{"refuse", UnixExternalPolicy::kRefuse},
+              {"close", UnixExternalPolicy::kClose},
+              {"reconnect", UnixExternalPolicy::kReconnect}},
+             "Unix sockets to the outside: refuse, close, reconnect");
+}
+
+CLI::Validator pid_validator() {
+  return CLI::Validator(
+      [](std::string& text) {
+        int pid = 0;
+        const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
+        const bool good = error == std::errc() && rest == text.data() + text.size() && pid > 0;
+        return good ? std::string() : "'" + text + "' is no pid";
+      },
+      "PID");
+}
+
+CLI::Validator one_of(const std::vector<std::string>& names) {
+  return CLI::Validator(
+      [names](std::string& text) {
+        if (std::ranges::find(names, text) != names.end()) return std::string();
+        return fmt::format("'{}' is none of {}", text, fmt::join(names, ", "));
+      },
+      "NAME");
+}
+
+int report_usage_error(const CLI::ParseError& error, const std::vector<std::string>& arguments) {
+  std::string message = error.what();
+  if (error.get_name() == "RequiredError" && !arguments.empty() && !arguments.front().starts_with('-') &&
+      message.find("subcommand") != std::string::npos) {
+    message = "there is no command '" + arguments.front() + "'";
+  }
+  const bool json = std::ranges::find(arguments, "--json") != arguments.end();
+  return report_error(Error(Errc::kUsage, message).with_help("--help tells more"),
+                      json ? Output::kJson : Output::kText);
+}
+
+int flush_output(int status) {
+  const bool failed = std::fflush(stdout) != 0 || std::ferror(stdout) != 0;
+  if (!failed || status != 0) return status;
+  return report_error(Error::from_errno(errno ? errno : EIO, "write to standard output"), Output::kText);
 }
 
 int end_as(const ProgramEnd& end) {

@@ -7,6 +7,8 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "engine/restart_session.h"
 #include "resource/checkpoint_context.h"
@@ -36,6 +38,29 @@ void print_json(const nlohmann::ordered_json& object);
 // Set by SIGINT, SIGTERM and SIGHUP once install_cancellation() was called; without SA_RESTART, so that waits end.
 const std::atomic<bool>& cancelled();
 void install_cancellation();
+
+// An option that takes one of a few names. `value` must live as long as `verb`.
+CLI::Validator one_of(const std::vector<std::string>& names);
+template <class Enum>
+CLI::Option* add_choice(CLI::App& verb, const std::string& name, Enum& value,
+                        const std::vector<std::pair<std::string, Enum>>& choices, const std::string& description) {
+  std::vector<std::string> names;
+  for (const auto& [text, meaning] : choices) names.push_back(text);
+  const auto take = [&value, choices](const std::string& given) {
+    for (const auto& [text, meaning] : choices) {
+      if (text == given) value = meaning;
+    }
+  };
+  return verb.add_option_function<std::string>(name, take, description)->check(one_of(names));
+}
+
+CLI::Validator pid_validator();
+
+// One line for a command line that is not understood; the exit status. `arguments`: those behind the program's name.
+int report_usage_error(const CLI::ParseError& error, const std::vector<std::string>& arguments);
+
+// What was printed must have been written: `status`, or that of an error where it could not be.
+int flush_output(int status);
 
 // "10s", "500ms", "2m", "1h30m", "1d", or a plain number of seconds.
 std::chrono::nanoseconds parse_duration(const std::string& text);

@@ -1,18 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cstdio>
-#include <string>
-
 #include "cli/command.h"
 
 int main(int argc, char** argv) {
-  constexpr int kUsage = 2;
   CLI::App app("Saves a running Linux program into one image, and restarts it later, here or on another machine.",
                "stasis");
   app.set_version_flag("--version", "stasis " STASIS_VERSION);
   app.require_subcommand(1);
-  app.failure_message([](const CLI::App*, const CLI::Error& error) {
-    return "stasis: " + std::string(error.what()) + " (--help tells more)\n";
-  });
   int status = 0;
   stasis::cli::add_checkpoint(app, status);
   stasis::cli::add_restart(app, status);
@@ -23,8 +16,10 @@ int main(int argc, char** argv) {
   stasis::cli::add_check(app, status);
   try {
     app.parse(argc, argv);
+  } catch (const CLI::Success& help) {
+    return stasis::cli::flush_output(app.exit(help));
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : kUsage;
+    return stasis::cli::flush_output(stasis::cli::report_usage_error(error, {argv + 1, argv + argc}));
   }
-  return status;
+  return stasis::cli::flush_output(status);
 }

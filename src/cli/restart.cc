@@ -78,12 +78,12 @@ void add_restart(CLI::App& app, int& status) {
   verb->add_option("IMAGE", options->image, "Image to restart; - is standard input")->required();
   verb->add_flag("--detach", options->detach, "Return once the program runs");
   verb->add_option("--pidfile", options->pidfile, "Write the pid of the program's first process there");
-  verb->add_option("--pids", options->pids, "auto, keep (the old pids), namespace (the old pids in a namespace)")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, PidsPolicy>{
-          {"auto", PidsPolicy::kAuto}, {"keep", PidsPolicy::kKeep}, {"namespace", PidsPolicy::kNamespace}}));
-  verb->add_option("--files", options->files, "Files that changed: strict, rollback, relaxed")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, FilePolicy>{
-          {"strict", FilePolicy::kStrict}, {"rollback", FilePolicy::kRollback}, {"relaxed", FilePolicy::kRelaxed}}));
+  add_choice(*verb, "--pids", options->pids,
+             {{"auto", PidsPolicy::kAuto}, {"keep", PidsPolicy::kKeep}, {"namespace", PidsPolicy::kNamespace}},
+             "auto, keep (the old pids), namespace (the old pids in a namespace)");
+  add_choice(*verb, "--files", options->files,
+             {{"strict", FilePolicy::kStrict}, {"rollback", FilePolicy::kRollback}, {"relaxed", FilePolicy::kRelaxed}},
+             "Files that changed: strict, rollback, relaxed");
   verb->add_option("--inherit-fd", options->inherit_fds,
                    "Bind the program's descriptor N to descriptor M of this command")
       ->check(pair_validator());

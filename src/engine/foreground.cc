@@ -56,6 +56,8 @@ std::optional<ProgramEnd> wait_for(HostPid receiver, const ChildEnded& ended, co
     }
     siginfo_t info{};
     if (::sigwaitinfo(&set, &info) < 0 || info.si_signo == SIGCHLD) continue;
+    // A tick of our own Patience that was still under way is nobody's signal.
+    if (info.si_signo == SIGALRM && info.si_code == SI_TIMER) continue;
     if (!has_it_already(info, receiver)) ::kill(receiver.value(), info.si_signo);
   }
 }

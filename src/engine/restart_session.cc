@@ -3,8 +3,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <grp.h>
-#include <pwd.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -17,7 +15,9 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "engine/foreground.h"
+#include "engine/image_rights.h"
 #include "engine/init_channel.h"
+#include "engine/pidfile.h"
 #include "image/environment.h"
 #include "image/parent_file.h"
 #include "kernel/clocks.h"
@@ -66,7 +66,7 @@ class RestartSession {
 
  private:
   Result<void> open_image();
-  Result<void> take_owner_rights(const struct ::stat& st);
+  Result<void> read_image();
   Result<bool> needs_namespace() const;
   Result<std::optional<kernel::TimeShift>> time_shift() const;
   RestartTreeRequest tree_request();
@@ -74,48 +74,30 @@ class RestartSession {
   Result<ProgramEnd> run_here();
   Result<ProgramEnd> run_in_namespaces(std::optional<kernel::TimeShift> shift);
   [[noreturn]] void be_init(InitChannel channel);
-  Result<void> write_pidfile(HostPid root) const;
   Result<ProgramEnd> stand_by(const kernel::ProcDir& proc, InitChannel& channel);
 
   const RestartRequest& request_;
   UniqueFd file_;
   std::optional<ImageReader> image_;
   ImageOwner owner_;
+  Pidfile pidfile_;
   TerminalLoan terminal_;
 };
 
 Result<void> RestartSession::open_image() {
-  ReaderOptions options{.known = resource_records()};
-  if (request_.image == "-") {
-    image_ = STASIS_TRY(ImageReader::from_fd(STDIN_FILENO, options));
-    return image_->open_parents("");
-  }
-  file_ = STASIS_TRY(open_at(AT_FDCWD, request_.image, O_RDONLY));
-  struct ::stat st{};
-  if (::fstat(file_.get(), &st) != 0) return Error::from_errno(errno, "stat " + request_.image);
-  STASIS_TRY(take_owner_rights(st));
-  image_ = STASIS_TRY(ImageReader::from_fd(file_.get(), options));
-  return image_->open_parents(directory_of(request_.image));
+  const bool stream = request_.image == "-";
+  if (!stream) file_ = STASIS_TRY(open_at(AT_FDCWD, request_.image, O_RDONLY));
+  const int fd = stream ? STDIN_FILENO : file_.get();
+  owner_ = STASIS_TRY(owner_of_image(fd, stream ? "standard input" : request_.image));
+  // By the caller's rights; what follows is done by those of the image's owner.
+  pidfile_ = STASIS_TRY(Pidfile::open(request_.pidfile));
+  STASIS_TRY(become_owner(owner_));
+  return read_image();
 }
 
-// Root restarts somebody else's image with that somebody's rights, not with root's.
-Result<void> RestartSession::take_owner_rights(const struct ::stat& st) {
-  if (::geteuid() != 0) return {};
-  if (st.st_uid == 0 && (st.st_mode & (S_IWGRP | S_IWOTH)) != 0 && S_ISREG(st.st_mode)) {
-    return Error(Errc::kNotPermitted, request_.image + ": others may write this image of root's")
-        .with_help("chmod go-w it if you trust what it holds");
-  }
-  if (st.st_uid == 0 || !S_ISREG(st.st_mode)) return {};
-  owner_ = {.trust = ImageTrust::kOwner, .uid = st.st_uid, .gid = st.st_gid, .groups = {}};
-  if (const ::passwd* const user = ::getpwuid(st.st_uid)) {
-    owner_.gid = user->pw_gid;
-    int count = 64;
-    std::vector<gid_t> groups(64);
-    if (::getgrouplist(user->pw_name, user->pw_gid, groups.data(), &count) >= 0)
-      groups.resize(static_cast<std::size_t>(count));
-    owner_.groups = std::move(groups);
-  }
-  return {};
+Result<void> RestartSession::read_image() {
+  image_ = STASIS_TRY(ImageReader::from_fd(file_ ? file_.get() : STDIN_FILENO, {.known = resource_records()}));
+  return image_->open_parents(file_ ? directory_of(request_.image) : "");
 }
 
 Result<bool> RestartSession::needs_namespace() const {
@@ -163,13 +145,6 @@ RestartTreeRequest RestartSession::tree_request() {
   return request;
 }
 
-Result<void> RestartSession::write_pidfile(HostPid root) const {
-  if (request_.pidfile.empty()) return {};
-  const UniqueFd fd = STASIS_TRY(open_at(AT_FDCWD, request_.pidfile, O_WRONLY | O_CREAT | O_TRUNC, 0644));
-  const std::string text = fmt::format("{}\n", root.value());
-  return write_full(fd.get(), std::as_bytes(std::span(text)));
-}
-
 // A signal to end that came when the restart could no longer be given up: it is the program's.
 void RestartSession::pass_on_early_signal(HostPid receiver) const {
   if (request_.cancelled && request_.cancelled->load(std::memory_order_relaxed)) ::kill(receiver.value(), SIGTERM);
@@ -180,7 +155,7 @@ Result<ProgramEnd> RestartSession::run_here() {
   Result<void> pidfile;
   tree.before_release = [&](const RestoredTree& restored) {
     hold_signals();
-    pidfile = write_pidfile(restored.root);
+    pidfile = pidfile_.write(restored.root);
     if (restored.foreground_group && request_.detach == Detach::kNo) terminal_.give_to(*restored.foreground_group);
     if (request_.running) request_.running(restored.root, restored.report);
   };
@@ -251,7 +226,7 @@ Result<ProgramEnd> RestartSession::stand_by(const kernel::ProcDir& proc, InitCha
   hold_signals();
   const auto children = STASIS_TRY(proc.children());
   const HostPid root = children.empty() ? HostPid(0) : children.front();
-  auto pidfile = write_pidfile(root);
+  auto pidfile = pidfile_.write(root);
   if (request_.running) request_.running(root, news);
   channel.send_go();
   STASIS_TRY(std::move(pidfile));
@@ -265,6 +240,8 @@ Result<ProgramEnd> RestartSession::stand_by(const kernel::ProcDir& proc, InitCha
 }
 
 Result<ProgramEnd> RestartSession::run() {
+  // Where the caller ignores it, children would go without a trace.
+  ::signal(SIGCHLD, SIG_DFL);
   STASIS_TRY(open_image());
   const auto shift = STASIS_TRY(time_shift());
   if (shift || STASIS_TRY(needs_namespace())) return run_in_namespaces(shift);
@@ -274,7 +251,8 @@ Result<ProgramEnd> RestartSession::run() {
   struct ::stat st{};
   const bool readable_again = file_ && ::fstat(file_.get(), &st) == 0 && S_ISREG(st.st_mode);
   if (request_.pids == PidsPolicy::kKeep || !readable_again) return end;
-  STASIS_TRY(open_image());
+  if (::lseek(file_.get(), 0, SEEK_SET) != 0) return Error::from_errno(errno, "rewind " + request_.image);
+  STASIS_TRY(read_image());
   return run_in_namespaces(std::nullopt);
 }
 

@@ -118,6 +118,16 @@ Result<TreeImage::Settled> TreeImage::settle(std::size_t index, const Patience& 
   return Settled::kStopped;
 }
 
+// Who was orphaned since we looked has the namespace's process 1 for a parent, which runs on.
+Result<void> TreeImage::attach_new_mates() {
+  const std::size_t known = processes_.size();
+  STASIS_TRY(add_namespace_mates());
+  for (std::size_t i = known; i < processes_.size(); ++i) {
+    if (auto attached = processes_[i]->attach(); !attached && !has_ended(processes_[i]->pid())) return attached.error();
+  }
+  return {};
+}
+
 // Nothing: all stand. Otherwise the process that sleeps in vfork and can't be stopped.
 Result<std::optional<HostPid>> TreeImage::freeze_once(const Patience& patience) {
   for (const auto& process : processes_) {
@@ -135,6 +145,7 @@ Result<std::optional<HostPid>> TreeImage::freeze_once(const Patience& patience) 
     const Settled settled = STASIS_TRY(settle(i, patience));
     if (settled == Settled::kInVfork) return pid;
     if (settled == Settled::kStopped) ++i;
+    if (i == processes_.size()) STASIS_TRY(attach_new_mates());
   }
   return std::nullopt;
 }

@@ -54,6 +54,7 @@ class TreeImage {
   Result<std::unique_ptr<ProcessImage>> look_at(HostPid pid) const;
   Result<void> add_children_of(const kernel::ProcDir& proc);
   Result<void> add_namespace_mates();
+  Result<void> attach_new_mates();
   bool has(HostPid pid) const;
   ProcessImage* find(HostPid pid) const;
   Result<std::optional<HostPid>> freeze_once(const Patience& patience);

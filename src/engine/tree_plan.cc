@@ -40,6 +40,7 @@ class Planner {
   Result<void> share();
   void need_sessions();
   Result<void> place(std::size_t index);
+  Result<void> check_births() const;
   std::size_t parent_of(std::size_t index) const;
   std::size_t helper_for(std::size_t parent, ImagePid session);
   std::size_t leader_of(ImagePid session) const;
@@ -207,7 +208,22 @@ Result<TreePlan> Planner::make() {
     if (plan_.nodes[i].needs_memory && plan_.nodes[i].birth == TreeNode::Birth::kBeforeSession)
       from.late_session = true;
   }
+  STASIS_TRY(check_births());
   return std::move(plan_);
+}
+
+// Each has a maker who is there before it: no circle of helpers and leaders.
+Result<void> Planner::check_births() const {
+  std::vector<std::size_t> born;
+  for (std::size_t i = 0; i < plan_.nodes.size(); ++i) {
+    if (plan_.nodes[i].creator == kCoordinator) born.push_back(i);
+  }
+  for (std::size_t i = 0; i < born.size(); ++i) {
+    const auto& children = plan_.nodes[born[i]].children;
+    born.insert(born.end(), children.begin(), children.end());
+  }
+  if (born.size() == plan_.nodes.size()) return {};
+  return Error(Errc::kBadImage, "processes of the image could only be made by each other");
 }
 
 }  // namespace

@@ -95,6 +95,14 @@ TEST(TreePlan, AZombieMustHaveEndedInAWayThatThereIs) {
   }
 }
 
+TEST(TreePlan, ProcessesThatCouldOnlyMakeEachOtherAreBad) {
+  // 20's session is led by its own child 30.
+  const auto made = TreePlan::make(std::vector{process(10, 0, 10, 10), process(20, 0, 30, 30), process(30, 20, 30, 30)},
+                                   SessionPolicy::kForeground);
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().code(), Errc::kBadImage);
+}
+
 TEST(TreePlan, AProcessEitherStandsOrHasGoneOn) {
   const auto made = [](bool stopped, UnaskedChange unasked) {
     std::vector<ProcessRecord> records = {process(10, 0, 5, 5), process(11, 10, 5, 5)};

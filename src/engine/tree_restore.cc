@@ -182,6 +182,10 @@ std::optional<HostPid> TreeRestore::foreground_group() const {
 }
 
 Result<void> TreeRestore::map_memory(std::size_t index) {
+  if (!live_[index]->made()) {
+    return Error(Errc::kBadImage, fmt::format("process {} could only be made by one that stands behind it",
+                                              live_[index]->record().pid.value()));
+  }
   return live_[index]->map(*gate_, inherited_, context_.patience);
 }
 

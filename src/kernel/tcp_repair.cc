@@ -7,11 +7,14 @@
 #include <netinet/in.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 #include <span>
 #include <string_view>
+#include <tuple>
 
 namespace stasis::kernel {
 namespace {
@@ -59,11 +62,13 @@ Result<std::vector<std::byte>> peek(int fd, std::size_t bytes) {
   if (bytes == 0) return data;
   const ssize_t got = ::recv(fd, data.data(), data.size(), MSG_PEEK | MSG_DONTWAIT);
   if (got == static_cast<ssize_t>(bytes)) return data;
-  if (got < 0) return Error::from_errno(errno, "read the queue of a TCP socket");
-  return Error(Errc::kSystem, fmt::format("the queue of a TCP socket has {} of {} bytes", got, bytes));
+  if (got < 0 && errno != EAGAIN) return Error::from_errno(errno, "read the queue of a TCP socket");
+  data.resize(static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
+  return data;
 }
 
-Result<TcpConnection> read_in_repair(int fd) {
+// Nothing: it did not stand still meanwhile.
+Result<std::optional<TcpConnection>> read_in_repair(int fd) {
   TcpConnection connection;
   const std::uint32_t unread = STASIS_TRY(bytes_by(fd, SIOCINQ));
   const std::uint32_t outstanding = STASIS_TRY(bytes_by(fd, SIOCOUTQ));
@@ -75,8 +80,10 @@ Result<TcpConnection> read_in_repair(int fd) {
   connection.unread = STASIS_TRY(peek(fd, unread));
   STASIS_TRY(set(fd, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE, "select the send queue"));
   connection.send_sequence = STASIS_TRY(get(fd, TCP_QUEUE_SEQ, "ask for a sequence number"));
-  connection.unacknowledged = STASIS_TRY(peek(fd, outstanding - std::min(outstanding, end_outstanding)));
+  const std::uint32_t wanted = outstanding - std::min(outstanding, end_outstanding);
+  connection.unacknowledged = STASIS_TRY(peek(fd, wanted));
   STASIS_TRY(set(fd, TCP_REPAIR_QUEUE, TCP_NO_QUEUE, "select no queue"));
+  if (connection.unread.size() != unread || connection.unacknowledged.size() != wanted) return std::nullopt;
   connection.mss = STASIS_TRY(get(fd, TCP_MAXSEG, "ask for the segment size"));
   ::tcp_info info{};
   socklen_t length = sizeof info;
@@ -160,7 +167,9 @@ Result<void> leave_repair(int fd) {
 }
 Result<void> leave_repair_with_probe(int fd) { return set(fd, TCP_REPAIR, 0, "let a TCP connection go on"); }
 
-Result<TcpConnection> read_tcp_connection(int fd) {
+namespace {
+
+Result<std::optional<TcpConnection>> read_once(int fd) {
   // Repair mode has an idea of its own of SO_REUSEADDR, and leaves it off.
   int reuse = 0;
   socklen_t length = sizeof reuse;
@@ -171,6 +180,49 @@ Result<TcpConnection> read_tcp_connection(int fd) {
   ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof reuse);
   STASIS_TRY(left);
   return connection;
+}
+
+// Nothing came or went between two readings.
+bool stood_still(const std::optional<TcpConnection>& before, const std::optional<TcpConnection>& after) {
+  if (!before || !after) return false;
+  const auto place = [](const TcpConnection& c) {
+    return std::tuple(c.receive_sequence, c.unread.size(), c.send_sequence, c.unacknowledged.size(), c.unsent,
+                      c.end_sent, c.end_received);
+  };
+  return place(*before) == place(*after);
+}
+
+constexpr int kReadings = 200;
+constexpr useconds_t kPause = 1000;
+
+Error never_still() {
+  return Error(Errc::kUnsupportedObject, "a TCP connection does not come to rest").with_help("try again in a moment");
+}
+
+}  // namespace
+
+Result<TcpConnection> read_tcp_connection(int fd) {
+  auto before = STASIS_TRY(read_once(fd));
+  for (int i = 0; i < kReadings; ++i) {
+    auto after = STASIS_TRY(read_once(fd));
+    if (stood_still(before, after)) return *std::move(after);
+    before = std::move(after);
+    ::usleep(kPause);
+  }
+  return never_still();
+}
+
+Result<std::pair<TcpConnection, TcpConnection>> read_tcp_connections(int one, int other) {
+  auto before = std::pair(STASIS_TRY(read_once(one)), STASIS_TRY(read_once(other)));
+  for (int i = 0; i < kReadings; ++i) {
+    auto after = std::pair(STASIS_TRY(read_once(one)), STASIS_TRY(read_once(other)));
+    if (stood_still(before.first, after.first) && stood_still(before.second, after.second)) {
+      return std::pair(*std::move(after.first), *std::move(after.second));
+    }
+    before = std::move(after);
+    ::usleep(kPause);
+  }
+  return never_still();
 }
 
 Result<void> write_tcp_connection(int fd, const TcpConnection& connection, const InetAddress& local,

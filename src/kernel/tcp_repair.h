@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // TCP connections taken out of the kernel and put back (TCP_REPAIR: net/ipv4/tcp.c, Linux 3.5; windows 4.8).
 //
-// A socket in repair mode sends nothing and takes nothing; closing it tells the other side nothing. Entering it takes
-// CAP_NET_ADMIN (kMissingCapability).
+// A socket in repair mode sends nothing that is new, and closing it tells the other side nothing; but its timers run
+// and it takes what comes. Entering it takes CAP_NET_ADMIN (kMissingCapability).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "kernel/inet_address.h"
@@ -45,8 +46,11 @@ Result<void> leave_repair(int fd);
 // Leaves it with a packet that makes the other side say where it stands.
 Result<void> leave_repair_with_probe(int fd);
 
-// Reads an established connection that stands still. On a failure, too, it is out of repair mode afterwards.
+// Reads an established connection whose program stands still. On a failure, too, it is out of repair mode afterwards.
 Result<TcpConnection> read_tcp_connection(int fd);
+// Both ends of one connection as they were at one moment: nobody has what the other has not sent, or forgot what the
+// other has not got. (The kernel repeats and acknowledges what it likes while programs stand still.)
+Result<std::pair<TcpConnection, TcpConnection>> read_tcp_connections(int one, int other);
 // Makes a fresh socket an established connection; it stays in repair mode. What was never sent must be sent after that.
 // Its buffers may become larger than they were.
 Result<void> write_tcp_connection(int fd, const TcpConnection& connection, const InetAddress& local,

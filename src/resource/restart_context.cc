@@ -34,7 +34,7 @@ Result<UniqueFd> RestartContext::park_duplicate(int fd) const {
 }
 
 Result<RestartContext::Rights> RestartContext::take_rights() const {
-  if (owner.trust == ImageTrust::kCaller) return Rights();
+  if (owner.trust == ImageTrust::kCaller || ::geteuid() == owner.uid) return Rights();
   return Rights(STASIS_TRY(kernel::ScopedFileCredentials::take({owner.uid, owner.gid, owner.groups})));
 }
 

@@ -233,7 +233,9 @@ Result<void> TracedProcess::give_signal_back(const Patience& patience) {
   const GateSlot slot = gate_.carrier_slot();
   const std::uint64_t program = slot.remote + kHealAreaOffset + offsetof(HealArea, program);
   STASIS_TRY(memory_->write(program, std::as_bytes(std::span(borrowed_action_))));
-  STASIS_TRY(unguarded_call(SYS_rt_sigaction, {std::uint64_t(report_signal_), program, 0, kSigsetSize}, patience));
+  const std::int64_t result =
+      STASIS_TRY(unguarded_call(SYS_rt_sigaction, {std::uint64_t(report_signal_), program, 0, kSigsetSize}, patience));
+  if (result < 0) return Error::from_errno(static_cast<int>(-result), "rt_sigaction in the target");
   borrowed_ = false;
   return {};
 }
@@ -320,7 +322,9 @@ Result<void> TracedProcess::run_in_each_thread(const ThreadBatch& build, const T
 }
 
 Result<void> TracedProcess::unmap_gate(const Patience& patience) {
-  STASIS_TRY(unguarded_call(SYS_munmap, {gate_.remote(), GateMemory::total_size()}, patience));
+  const std::int64_t result =
+      STASIS_TRY(unguarded_call(SYS_munmap, {gate_.remote(), GateMemory::total_size()}, patience));
+  if (result < 0) return Error::from_errno(static_cast<int>(-result), "munmap in the target");
   gate_ = GateMemory();
   return {};
 }

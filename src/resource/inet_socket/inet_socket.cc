@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "base/log.h"
 #include "kernel/namespaces.h"
@@ -189,13 +190,23 @@ TcpConnectionRecord to_record(kernel::TcpConnection connection) {
           .end_received = connection.end_received};
 }
 
-Result<void> save_connection(const OpenFile& file, CheckpointContext& ctx, InetSocketRecord& record) {
-  if (find_inet_peer(file, ctx.files) == nullptr && ctx.policy.tcp == TcpPolicy::kClose) {
+// Where both ends are in the tree, the first of them that is saved reads both.
+Result<kernel::TcpConnection> read_connection(OpenFile& file, OpenFile* peer) {
+  if (file.tcp) return std::exchange(file.tcp, std::nullopt).value();
+  if (!peer || !peer->held) return kernel::read_tcp_connection(file.held.get());
+  auto both = STASIS_TRY(kernel::read_tcp_connections(file.held.get(), peer->held.get()));
+  peer->tcp = std::move(both.second);
+  return std::move(both.first);
+}
+
+Result<void> save_connection(OpenFile& file, CheckpointContext& ctx, InetSocketRecord& record) {
+  OpenFile* const peer = find_inet_peer(file, ctx.files);
+  if (peer == nullptr && ctx.policy.tcp == TcpPolicy::kClose) {
     record.role = InetRole::kReset;
     return {};
   }
   record.role = InetRole::kConnection;
-  record.connection = to_record(STASIS_TRY(kernel::read_tcp_connection(file.held.get())));
+  record.connection = to_record(STASIS_TRY(read_connection(file, peer)));
   return ctx.farewell.add([&file] { return kernel::enter_repair(file.held.get()); });
 }
 
@@ -203,7 +214,7 @@ Result<void> save_connection(const OpenFile& file, CheckpointContext& ctx, InetS
 
 Result<void> checkpoint_inet_socket(void* context, ObjRef ref, void* object) {
   CheckpointContext& ctx = CheckpointContext::of(context);
-  const OpenFile& file = *static_cast<OpenFile*>(object);
+  OpenFile& file = *static_cast<OpenFile*>(object);
   const kernel::InetSocketState& socket = *file.inet_socket;
   InetSocketRecord record{.v6 = socket.domain == AF_INET6, .tcp = is_tcp(file), .flags = file.info.flags};
   if (socket.local && socket.local->port != 0) record.local = InetAddressRecord::of(*socket.local);

@@ -88,9 +88,10 @@ class FileList {
     const auto key = std::tuple(path, inode, writable);
     if (const auto found = known_.find(key); found != known_.end()) return found->second;
     MappedFileRecord file{.path = path, .writable = writable};
-    const UniqueFd fd = STASIS_TRY(open_at(AT_FDCWD, path, O_RDONLY | O_NOCTTY | O_NONBLOCK));
+    // The name may lead to a device by now, whose opening has effects: looked at before it is opened.
+    const UniqueFd found = STASIS_TRY(open_at(AT_FDCWD, path, O_PATH));
     struct ::stat st{};
-    if (::fstat(fd.get(), &st) != 0) return Error::from_errno(errno, "stat " + path);
+    if (::fstat(found.get(), &st) != 0) return Error::from_errno(errno, "stat " + path);
     if (inode && st.st_ino != inode) {
       return Error(Errc::kFileChanged, fmt::format("pid {}: {} is mapped but the path now leads to another file",
                                                    proc_.pid().value(), path));
@@ -99,7 +100,11 @@ class FileList {
     file.inode = st.st_ino;
     file.size = static_cast<std::uint64_t>(st.st_size);
     file.mtime_ns = mtime_ns(st);
-    if (S_ISREG(st.st_mode) && !writable) file.build_id = read_build_id(fd.get());
+    if (S_ISREG(st.st_mode) && !writable) {
+      const UniqueFd fd =
+          STASIS_TRY(open_at(AT_FDCWD, fmt::format("/proc/self/fd/{}", found.get()), O_RDONLY | O_NONBLOCK));
+      file.build_id = read_build_id(fd.get());
+    }
     const auto index = static_cast<std::uint32_t>(files_.size());
     files_.push_back(std::move(file));
     known_.emplace(key, index);

@@ -20,6 +20,7 @@
 #include "base/unique_fd.h"
 #include "kernel/inet_address.h"
 #include "kernel/proc_fdinfo.h"
+#include "kernel/tcp_repair.h"
 #include "kernel/unix_diag.h"
 #include "resource/obstacle.h"
 #include "resource/open_file/outside.h"
@@ -61,9 +62,10 @@ struct OpenFile {
   std::optional<std::uint64_t> peer_inode;  // of a connected unix socket
   std::optional<kernel::UnixSocketState> unix_socket;
   std::optional<kernel::InetSocketState> inet_socket;
-  std::vector<SocketMessage> queue;   // of a unix socket; unread messages, where we hold a duplicate
-  std::optional<Error> unreadable;    // why the queue is not known
-  const OpenFile* carrier = nullptr;  // the socket in whose queue it lies, if no process of the tree has it
+  std::optional<kernel::TcpConnection> tcp;  // once it was read together with its other end
+  std::vector<SocketMessage> queue;          // of a unix socket; unread messages, where we hold a duplicate
+  std::optional<Error> unreadable;           // why the queue is not known
+  const OpenFile* carrier = nullptr;         // the socket in whose queue it lies, if no process of the tree has it
 
   HostPid pid() const { return holders.front().pid; }
   int fd() const { return holders.front().fd; }

@@ -184,6 +184,13 @@ Result<UniqueFd> open_again(const PathFileRecord& record, const RestartContext& 
   const UniqueFd look = STASIS_TRY(ctx.open_path(record.path, O_PATH | follow));
   const FoundFile found = STASIS_TRY(FoundFile::look(look.get()));
   STASIS_TRY(judge_file(record, found, FilePolicy::kRelaxed));
+  struct ::stat device{};
+  device.st_mode = found.mode;
+  device.st_rdev = found.device_number;
+  const bool opened = S_ISREG(found.mode) || S_ISDIR(found.mode) || is_stateless_device(device);
+  if (!opened && (record.flags & O_PATH) == 0) {
+    return Error(Errc::kBadImage, fmt::format("{}: {} is not opened by its name", record.path, type_name(found.mode)));
+  }
   if ((record.flags & O_PATH) != 0) return ctx.open_path(record.path, static_cast<int>(record.flags & kPathOnlyFlags));
   return ctx.open_path(record.path, static_cast<int>(record.flags & kReopenFlags) | O_NOCTTY);
 }
