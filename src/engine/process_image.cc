@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernel/vfork.h"
 #include "resource/open_file/other_name.h"
@@ -67,6 +68,7 @@ bool ProcessImage::sleeps_in_vfork() const {
 
 Result<void> ProcessImage::settle(const Patience& patience) {
   STASIS_TRY(traced_->settle(patience));
+  STASIS_TRY(proc_.look_again());
   calls_.clear();
   settled_at_ = std::chrono::steady_clock::now();
   const auto pending = STASIS_TRY(kernel::ptrace_peek_siginfo(traced_->carrier().tid(), kernel::SignalQueue::kProcess));
@@ -128,6 +130,7 @@ Result<void> ProcessImage::ask_process(const Patience& patience) {
   record_.attributes = STASIS_TRY(attributes.take(batch, proc_));
   record_.limits = STASIS_TRY(limits.take(batch));
   record_.timers = STASIS_TRY(timers.take(batch, [this](HostPid tid) -> std::optional<ImagePid> {
+    if (tid == pid()) return record_.pid;
     for (std::size_t i = 0; i < traced_->threads().size(); ++i) {
       if (traced_->threads()[i].tid() == tid) return threads_[i].tid;
     }
@@ -158,14 +161,51 @@ Result<void> ProcessImage::ask_threads(const Patience& patience) {
   return first;
 }
 
+// Timers went on while the process stood, until they were read: what they sent since the freeze belongs to the image.
+Result<void> ProcessImage::add_late_signals() {
+  using kernel::SignalQueue;
+  const auto add = [&](HostPid tid, SignalQueue queue, std::vector<std::byte>& known) -> Result<void> {
+    const auto before = STASIS_TRY(decode_pending(known));
+    auto now = STASIS_TRY(kernel::ptrace_peek_siginfo(tid, queue));
+    std::erase_if(now, [&](const siginfo_t& info) {
+      const bool late = std::ranges::none_of(
+          before, [&](const siginfo_t& old) { return std::memcmp(&old, &info, sizeof info) == 0; });
+      return late && will_be_sent_again(info, record_.timers);
+    });
+    known = encode_pending(now);
+    return {};
+  };
+  const std::vector<TracedThread>& threads = traced_->threads();
+  STASIS_TRY(add(threads.front().tid(), SignalQueue::kProcess, record_.pending_signals));
+  for (std::size_t i = 0; i < threads.size(); ++i) {
+    STASIS_TRY(add(threads[i].tid(), SignalQueue::kThread, threads_[i].pending_signals));
+  }
+  return {};
+}
+
+// What is left of it is what others see: its number, its name, whose it was.
+Result<void> ProcessImage::add_ended_leader(const kernel::ProcStat& stat, const kernel::ProcStatus& status) {
+  const ThreadRecord& other = threads_.front();
+  ThreadRecord leader{.tid = record_.pid, .attributes = other.attributes, .ended = true, .wait_status = stat.exit_code};
+  leader.attributes.name = STASIS_TRY(proc_.thread_comm(pid()));
+  leader.credentials = credentials_from_status(status, other.credentials.securebits);
+  threads_.insert(threads_.begin(), std::move(leader));
+  record_.threads += 1;
+  return {};
+}
+
 Result<void> ProcessImage::inspect(const Patience& patience) {
   stat_ = STASIS_TRY(proc_.stat());
-  fill_ids(stat_, STASIS_TRY(proc_.status()), record_);
+  const kernel::ProcStatus status = STASIS_TRY(proc_.status());
+  fill_ids(stat_, status, record_);
   record_.stopped = traced_->carrier().group_stopped();
   record_.threads = static_cast<std::uint32_t>(traced_->threads().size());
   STASIS_TRY(traced_->open_gate(gadgets_, vmas_, patience));
   STASIS_TRY(ask_threads(patience));
-  return ask_process(patience);
+  STASIS_TRY(ask_process(patience));
+  STASIS_TRY(add_late_signals());
+  if (proc_.leader_has_ended()) STASIS_TRY(add_ended_leader(stat_, status));
+  return {};
 }
 
 Result<void> ProcessImage::inspect_memory(const OpenFileTable& files) {

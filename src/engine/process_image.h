@@ -71,6 +71,8 @@ class ProcessImage {
   void note_waits();
   Result<void> ask_process(const Patience& patience);
   Result<void> ask_threads(const Patience& patience);
+  Result<void> add_late_signals();
+  Result<void> add_ended_leader(const kernel::ProcStat& stat, const kernel::ProcStatus& status);
 
   kernel::ProcDir proc_;
   std::vector<kernel::Vma> vmas_;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -37,16 +38,27 @@ Result<std::unique_ptr<ProcessRestore>> ProcessRestore::plan(ProcessRecord recor
   restore->record_ = std::move(record);
   restore->threads_ = std::move(threads);
   restore->session_ = context.policy.session;
+  STASIS_TRY(restore->take_ended_leader());
   STASIS_TRY(restore->check());
   restore->memory_ = STASIS_TRY(context.objects.fetch<RestoredMemory>(restore->record_.memory, kind::kMemory));
   restore->sighand_ = STASIS_TRY(context.objects.fetch<RestoredSighand>(restore->record_.sighand, kind::kSighand));
   return restore;
 }
 
-Result<void> ProcessRestore::check() const {
+Result<void> ProcessRestore::take_ended_leader() {
   if (threads_.empty() || threads_.front().tid != record_.pid)
     return bad(record_, "its first thread is not its leader");
+  if (!threads_.front().ended) return {};
+  ended_leader_ = std::move(threads_.front());
+  threads_.erase(threads_.begin());
+  if (threads_.empty()) return bad(record_, "its leader has ended, and there are no other threads");
+  if (!WIFEXITED(ended_leader_->wait_status)) return bad(record_, "its leader has ended in a way that it can't");
+  return {};
+}
+
+Result<void> ProcessRestore::check() const {
   for (const ThreadRecord& thread : threads_) {
+    if (thread.ended) return bad(record_, "a thread that has ended");
     if (thread.tid.value() <= 0) return bad(record_, "a thread without id");
     if (thread.registers.size() != sizeof(arch::Registers)) return bad(record_, "registers of another machine");
     if (thread.xstate.size() > 0 && thread.xstate.size() < 576) return bad(record_, "extended state is cut");
@@ -59,6 +71,7 @@ Result<void> ProcessRestore::check() const {
 Result<void> ProcessRestore::check_rights(const InheritedState& inherited, const ImageOwner& owner) const {
   STASIS_TRY(check_limits(record_.limits, inherited.limits, owner));
   STASIS_TRY(check_process_attributes(record_.attributes, inherited.process, owner));
+  if (ended_leader_) STASIS_TRY(check_credentials(ended_leader_->credentials, inherited.credentials, owner));
   for (const ThreadRecord& thread : threads_) {
     STASIS_TRY(check_credentials(thread.credentials, inherited.credentials, owner));
     STASIS_TRY(check_thread_attributes(thread.attributes, inherited.thread, owner));
@@ -67,6 +80,7 @@ Result<void> ProcessRestore::check_rights(const InheritedState& inherited, const
 }
 
 void ProcessRestore::add_tids(std::set<ImagePid>& tids) const {
+  tids.insert(record_.pid);
   for (const ThreadRecord& thread : threads_) tids.insert(thread.tid);
 }
 
@@ -129,11 +143,12 @@ Result<void> ProcessRestore::finish_memory(const Patience& patience) {
 Result<void> ProcessRestore::restore(const InheritedState& inherited, const RestartContext& context) {
   const Patience& patience = context.patience;
   std::vector<NewProcess::ThreadSpec> others;
-  for (std::size_t i = 1; i < threads_.size(); ++i) {
+  for (std::size_t i = ended_leader_ ? 0 : 1; i < threads_.size(); ++i) {
     others.push_back({.tid = threads_[i].tid.value(), .clear_child_tid = threads_[i].clear_child_tid});
   }
   STASIS_TRY(process_->create_threads(others, patience));
   STASIS_TRY(restore_process(inherited, context));
+  if (ended_leader_) STASIS_TRY(end_leader(inherited, patience));
   STASIS_TRY(restore_threads(inherited, patience));
   STASIS_TRY(restore_last(inherited, patience));
   for (std::size_t i = 0; i < threads_.size(); ++i) {
@@ -180,11 +195,30 @@ Result<void> ProcessRestore::restore_process(const InheritedState& inherited, co
   return calls.flush();
 }
 
+// Before the children are told by which signal they learn of a parent's death: the thread that made them dies here.
+Result<void> ProcessRestore::end_leader(const InheritedState& inherited, const Patience& patience) {
+  CallRunner calls(*process_, patience);
+  const ThreadRecord& leader = *ended_leader_;
+  STASIS_TRY(restore_credentials(leader.credentials, inherited.credentials, inherited.setgroups, calls.batch(),
+                                 calls.checks()));
+  STASIS_TRY(calls.flush());
+  STASIS_TRY(calls.make_room(1, 64));
+  const auto name = calls.batch().text(leader.attributes.name);
+  STASIS_TRY(calls.call("setting the leader's name", SYS_prctl, PR_SET_NAME, name.remote, 0, 0, 0));
+  STASIS_TRY(calls.flush());
+  if (!syscall_instruction_) {
+    return Error(Errc::kUnsupportedTask,
+                 fmt::format("process {} has no vdso to end its leader by", record_.pid.value()));
+  }
+  return process_->end_leader(syscall_instruction_, WEXITSTATUS(leader.wait_status), patience);
+}
+
 Result<void> ProcessRestore::fill_thread(std::size_t index, const InheritedState& inherited, Batch& batch,
                                          BatchChecks& checks) {
   const ThreadRecord& thread = threads_[index];
   if (arch::xstate_in_use(thread.xstate) & arch::kXfeatureTileData) batch.touch_tiles();
-  if (index == 0) checks.add(batch.call(SYS_set_tid_address, thread.clear_child_tid), "set_tid_address");
+  if (index == 0 && !ended_leader_)
+    checks.add(batch.call(SYS_set_tid_address, thread.clear_child_tid), "set_tid_address");
   if (thread.robust_list) {
     checks.add(batch.call(SYS_set_robust_list, thread.robust_list, thread.robust_list_length), "set_robust_list");
   }

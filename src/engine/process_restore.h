@@ -32,7 +32,7 @@ class ProcessRestore {
 
   const ProcessRecord& record() const { return record_; }
   const RestoredMemory& memory() const { return *memory_; }
-  std::size_t thread_count() const { return threads_.size(); }
+  std::size_t thread_count() const { return record_.threads; }
   HostPid pid() const { return process_->pid(); }
   NewProcess& task() { return *process_; }
   bool made() const { return process_.has_value(); }
@@ -71,10 +71,12 @@ class ProcessRestore {
 
  private:
   ProcessRestore() = default;
+  Result<void> take_ended_leader();
   Result<void> check() const;
   Result<void> leave_coordinator(const InheritedState& inherited, const Patience& patience);
   Result<void> install_files(const RestartContext& context);
   Result<void> restore_process(const InheritedState& inherited, const RestartContext& context);
+  Result<void> end_leader(const InheritedState& inherited, const Patience& patience);
   Result<void> restore_threads(const InheritedState& inherited, const Patience& patience);
   Result<void> fill_thread(std::size_t index, const InheritedState& inherited, Batch& batch, BatchChecks& checks);
   Result<void> restore_last(const InheritedState& inherited, const Patience& patience);
@@ -82,7 +84,8 @@ class ProcessRestore {
   Result<void> load_state(const ThreadRecord& record, TracedThread& thread) const;
 
   ProcessRecord record_;
-  std::vector<ThreadRecord> threads_;
+  std::optional<ThreadRecord> ended_leader_;
+  std::vector<ThreadRecord> threads_;  // those that live
   const RestoredMemory* memory_ = nullptr;
   const RestoredSighand* sighand_ = nullptr;
   SessionPolicy session_ = SessionPolicy::kForeground;

@@ -212,7 +212,7 @@ Result<void> TreeImage::find_shares() {
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
     Result<void> failed;
     const auto compare = [&](std::size_t a, std::size_t b) {
-      const auto found = kernel::kcmp(type, processes_[a]->pid(), processes_[b]->pid());
+      const auto found = kernel::kcmp(type, processes_[a]->proc().live_tid(), processes_[b]->proc().live_tid());
       if (!found && failed) failed = found.error();
       return found ? *found : std::partial_ordering::unordered;
     };

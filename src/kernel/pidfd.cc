@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernel/pidfd.h"
 
+#include <fcntl.h>
 #include <fmt/core.h>
 
 #include <cerrno>
@@ -13,6 +14,16 @@ Result<UniqueFd> pidfd_open(HostPid pid) {
   UniqueFd fd(static_cast<int>(raw("pidfd_open", SYS_pidfd_open, pid.value(), 0)));
   if (!fd) return Error::from_errno(errno, fmt::format("pidfd_open of process {}", pid.value()));
   return fd;
+}
+
+Result<UniqueFd> pidfd_open_thread(HostPid tid) {
+  constexpr unsigned kThread = O_EXCL;  // PIDFD_THREAD
+  UniqueFd fd(static_cast<int>(raw("pidfd_open", SYS_pidfd_open, tid.value(), kThread)));
+  if (fd) return fd;
+  const int code = errno;
+  Error error = Error::from_errno(code, fmt::format("pidfd_open of thread {}", tid.value()));
+  return code == EINVAL ? std::move(error).with_code(Errc::kKernelFeature).with_help("Linux 6.9 and later have it")
+                        : error;
 }
 
 Result<UniqueFd> pidfd_getfd(int pidfd, int fd) {

@@ -10,6 +10,8 @@ namespace stasis::kernel {
 
 // REQUIRES: the leader of a thread group. Gone: kVanished. Linux 5.3.
 Result<UniqueFd> pidfd_open(HostPid pid);
+// Of any thread. A kernel that has none: kKernelFeature. Linux 6.9.
+Result<UniqueFd> pidfd_open_thread(HostPid tid);
 // A duplicate (close-on-exec) of descriptor `fd` of the process. Not open there: kNotFound; process gone: kVanished;
 // no ptrace rights: kNotPermitted; no descriptor free here: kSystem with help. Linux 5.6.
 Result<UniqueFd> pidfd_getfd(int pidfd, int fd);

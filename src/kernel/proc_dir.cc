@@ -39,7 +39,9 @@ Result<ProcDir> ProcDir::open(HostPid pid) {
     return Error(Errc::kNoSuchProcess, fmt::format("{} is a thread of process {}", pid.value(), status->tgid))
         .with_help("name the process instead");
   }
-  proc.start_time_ = STASIS_TRY(proc.stat()).starttime;
+  const ProcStat stat = STASIS_TRY(proc.stat());
+  proc.start_time_ = stat.starttime;
+  if (stat.zombie()) STASIS_TRY(proc.look_again());
   return proc;
 }
 
@@ -48,7 +50,35 @@ Result<ProcDir> ProcDir::duplicate() const {
   if (!dir) return Error::from_errno(errno, "duplicate a descriptor");
   ProcDir proc(pid_, std::move(dir));
   proc.start_time_ = start_time_;
+  proc.live_tid_ = live_tid_;
+  if (live_dir_) {
+    proc.live_dir_ = UniqueFd(::fcntl(live_dir_.get(), F_DUPFD_CLOEXEC, 0));
+    if (!proc.live_dir_) return Error::from_errno(errno, "duplicate a descriptor");
+  }
   return proc;
+}
+
+Result<void> ProcDir::look_again() {
+  live_dir_.reset();
+  live_tid_ = pid_;
+  for (const HostPid tid : STASIS_TRY(threads())) {
+    const auto stat = thread_stat(tid);
+    if (!stat || stat->zombie()) continue;
+    if (tid == pid_) return {};
+    // /proc knows threads by number, too, though it does not list them.
+    auto dir = open_at(AT_FDCWD, fmt::format("/proc/{}", tid.value()), O_RDONLY | O_DIRECTORY);
+    if (!dir) continue;
+    live_dir_ = *std::move(dir);
+    live_tid_ = tid;
+    return {};
+  }
+  return {};
+}
+
+// What the leader's own entry has even when it has ended: what belongs to it, or to the process as the kernel counts.
+int ProcDir::dir_of(const std::string& name) const {
+  const bool leaders = name.starts_with("task") || name == "stat" || name == "status" || name == "timers";
+  return leaders || !live_dir_ ? dir_.get() : live_dir_.get();
 }
 
 Error ProcDir::explain(Error cause, const std::string& name) const {
@@ -71,19 +101,19 @@ Error ProcDir::explain(Error cause, const std::string& name) const {
 }
 
 Result<std::string> ProcDir::read(const std::string& name) const {
-  auto text = read_file(dir_.get(), name);
+  auto text = read_file(dir_of(name), name);
   if (!text) return explain(std::move(text).error(), name);
   return text;
 }
 
 Result<UniqueFd> ProcDir::open_file(const std::string& name, int flags) const {
-  auto fd = open_at(dir_.get(), name, flags);
+  auto fd = open_at(dir_of(name), name, flags);
   if (!fd) return explain(std::move(fd).error(), name);
   return fd;
 }
 
 Result<std::string> ProcDir::link(const std::string& name) const {
-  auto target = read_link(dir_.get(), name);
+  auto target = read_link(dir_of(name), name);
   if (!target) return explain(std::move(target).error(), name);
   return target;
 }
@@ -108,8 +138,33 @@ bool ProcDir::has_ended() const {
   });
 }
 
-Result<ProcStat> ProcDir::stat() const { return parse_stat(STASIS_TRY(read("stat"))); }
-Result<ProcStatus> ProcDir::status() const { return parse_status(STASIS_TRY(read("status"))); }
+Result<ProcStat> ProcDir::stat() const {
+  const std::string text = STASIS_TRY(read("stat"));
+  ProcStat stat = STASIS_TRY(parse_stat(text));
+  if (!live_dir_) return stat;
+  const ProcStat live = STASIS_TRY(thread_stat(live_tid_));
+  for (const auto member : {&ProcStat::vsize, &ProcStat::startcode, &ProcStat::endcode, &ProcStat::startstack,
+                            &ProcStat::start_data, &ProcStat::end_data, &ProcStat::start_brk, &ProcStat::arg_start,
+                            &ProcStat::arg_end, &ProcStat::env_start, &ProcStat::env_end}) {
+    stat.*member = live.*member;
+  }
+  stat.rss = live.rss;
+  return stat;
+}
+
+Result<ProcStatus> ProcDir::status() const {
+  const std::string text = STASIS_TRY(read("status"));
+  ProcStatus status = STASIS_TRY(parse_status(text));
+  if (!live_dir_) return status;
+  const ProcStatus live = STASIS_TRY(thread_status(live_tid_));
+  status.umask = live.umask;
+  status.fd_size = live.fd_size;
+  status.vm_rss = live.vm_rss;
+  status.vm_size = live.vm_size;
+  status.thp_enabled = live.thp_enabled;
+  return status;
+}
+
 Result<std::vector<Vma>> ProcDir::maps() const { return parse_maps(STASIS_TRY(read("maps"))); }
 Result<std::vector<Vma>> ProcDir::smaps() const { return parse_smaps(STASIS_TRY(read("smaps"))); }
 Result<Limits> ProcDir::limits() const { return parse_limits(STASIS_TRY(read("limits"))); }
@@ -193,7 +248,7 @@ Result<std::string> ProcDir::root_link() const { return link("root"); }
 
 Result<struct ::stat> ProcDir::link_stat(const std::string& name) const {
   struct ::stat result{};
-  if (::fstatat(dir_.get(), name.c_str(), &result, 0) != 0) {
+  if (::fstatat(dir_of(name), name.c_str(), &result, 0) != 0) {
     return explain(Error::from_errno(errno, "stat " + name), name);
   }
   return result;

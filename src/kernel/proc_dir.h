@@ -31,6 +31,10 @@ enum class Namespace { kCgroup, kIpc, kMount, kNet, kPid, kPidForChildren, kTime
 // directory stays bound to the first process, and every call then says kVanished. No state but the descriptor, so calls
 // from several threads are fine.
 //
+// A process may outlive its leader: a main thread that has ended while others run stays as a zombie, without memory,
+// files or namespaces. Those are then read through a thread that lives, one that was there at open() or at the last
+// look_again().
+//
 // Errors of all calls: the process (or thread, or descriptor number) is gone: kVanished; not ours to look at:
 // kNotOwner.
 //
@@ -44,8 +48,14 @@ class ProcDir {
   Result<ProcDir> duplicate() const;
 
   HostPid pid() const { return pid_; }
+  // The leader, or, when that has ended, a thread that lives: whoever asks the kernel (kcmp, process_vm_readv) for what
+  // all threads share asks for this one.
+  HostPid live_tid() const { return live_tid_; }
+  bool leader_has_ended() const { return live_tid_ != pid_; }
+  // Has the leader ended since, or the thread that stood for it?
+  Result<void> look_again();
   // For *at() calls on names not covered below.
-  int fd() const { return dir_.get(); }
+  int fd() const { return live_dir_ ? live_dir_.get() : dir_.get(); }
   // In clock ticks since boot: with the pid it names this process among all that ever had the pid.
   std::uint64_t start_time() const { return start_time_; }
   // Is it still there (a zombie counts)?
@@ -98,13 +108,17 @@ class ProcDir {
   Result<UniqueFd> open_file(const std::string& name, int flags) const;
 
  private:
-  ProcDir(HostPid pid, UniqueFd dir) : pid_(pid), dir_(std::move(dir)) {}
+  ProcDir(HostPid pid, UniqueFd dir) : pid_(pid), live_tid_(pid), dir_(std::move(dir)) {}
   Error explain(Error cause, const std::string& name) const;
   Result<std::string> link(const std::string& name) const;
   Result<std::vector<std::int32_t>> numbers_in(const std::string& name) const;
+  // The directory in which a name is to be looked up.
+  int dir_of(const std::string& name) const;
 
   HostPid pid_;
+  HostPid live_tid_;
   UniqueFd dir_;
+  UniqueFd live_dir_;  // where the leader has ended
   std::uint64_t start_time_ = 0;
 };
 

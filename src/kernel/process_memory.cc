@@ -59,7 +59,8 @@ Result<void> transfer(HostPid pid, std::span<const RemoteRange> ranges, std::spa
     long moved = vector(&local, remote.data(), count);
     if (moved <= 0) {
       const int error = moved < 0 ? errno : EFAULT;
-      if (error != EFAULT && error != EPERM && error != ENOSYS) {
+      // ESRCH: the thread that was named has ended; `mem` is bound to the memory, whoever else lives in it.
+      if (error != EFAULT && error != EPERM && error != ENOSYS && error != ESRCH) {
         return Error::from_errno(error, fmt::format("memory of process {}", pid.value()));
       }
       moved = single(bytes.data() + done, std::min(at.left_in_range(), kBytesLimit), at.address());
@@ -90,7 +91,7 @@ std::uint64_t total_size(std::span<const RemoteRange> ranges) {
 }  // namespace
 
 Result<ProcessMemory> ProcessMemory::open(const ProcDir& proc) {
-  return ProcessMemory(proc.pid(), STASIS_TRY(proc.open_file("mem", O_RDWR)));
+  return ProcessMemory(proc.live_tid(), STASIS_TRY(proc.open_file("mem", O_RDWR)));
 }
 
 Result<void> ProcessMemory::read(std::span<const RemoteRange> ranges, std::span<std::byte> bytes) const {

@@ -19,6 +19,7 @@
 #include "base/file.h"
 #include "base/panic.h"
 #include "kernel/clone3.h"
+#include "kernel/proc_dir.h"
 #include "kernel/proc_maps.h"
 #include "kernel/ptrace.h"
 #include "kernel/raw.h"
@@ -206,6 +207,24 @@ Result<void> NewProcess::take_over(TracedThread thread, const Patience& patience
   threads_.push_back(std::move(thread));
   STASIS_TRY(threads_.back().wait_stopped(patience));
   return threads_.back().capture();
+}
+
+// Let go first: nobody can be let go of once it is a zombie, and its end must be reported to its own parent.
+Result<void> NewProcess::end_leader(std::uint64_t insn, int status, const Patience& patience) {
+  STASIS_INVARIANT(threads_.size() > 1 && leader().tid() == pid_);
+  constexpr useconds_t kPause = 50;
+  const kernel::ProcDir proc = STASIS_TRY(kernel::ProcDir::open(pid_));
+  TracedThread& ending = leader();
+  ending.registers = arch::with_syscall(ending.registers, insn, SYS_exit, {static_cast<std::uint64_t>(status)});
+  ending.signal_mask = ~std::uint64_t{0};
+  STASIS_TRY(ending.put_back());
+  ending.detach();
+  threads_.erase(threads_.begin());
+  while (!STASIS_TRY(proc.stat()).zombie()) {
+    STASIS_TRY(patience.check());
+    ::usleep(kPause);
+  }
+  return {};
 }
 
 Result<void> NewProcess::run_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect,

@@ -64,6 +64,7 @@ class NewProcess {
 
   HostPid pid() const { return pid_; }
   std::vector<TracedThread>& threads() { return threads_; }
+  // The thread that runs the batches: the leader, or the first of those that outlive it.
   TracedThread& leader() { return threads_.front(); }
 
   // A fresh batch in the leader's slot, broken off at the first failing call.
@@ -71,6 +72,9 @@ class NewProcess {
   Result<void> run(const Batch& batch, const Patience& patience);
   // Makes the other threads; they stay stopped.
   Result<void> create_threads(std::span<const ThreadSpec> threads, const Patience& patience);
+  // Lets the leader end by itself with that status (0..255), by the syscall instruction at `insn`; the process lives on
+  // in its other threads, the first of which takes the leader's place here. REQUIRES: there are others.
+  Result<void> end_leader(std::uint64_t insn, int status, const Patience& patience);
   using ThreadBatch = std::function<Result<void>(std::size_t index, Batch&)>;
   // In every thread side by side: `build` fills the batch of threads()[index], `collect` looks at the results.
   Result<void> run_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect, const Patience& patience);

@@ -63,7 +63,8 @@ Result<bool> TracedProcess::attach_new_threads() {
     if (std::ranges::find(threads_, tid, &TracedThread::tid) != threads_.end()) continue;
     auto thread = TracedThread::seize(tid, options_);
     if (!thread && thread.error().code() == Errc::kVanished) continue;
-    if (!thread && threads_.empty() == false && STASIS_TRY(proc_.thread_stat(tid)).zombie()) continue;
+    // A leader that has ended while others live.
+    if (!thread && tid == pid_ && STASIS_TRY(proc_.stat()).zombie()) continue;
     if (!thread) return std::move(thread).error().note(fmt::format("pid {} thread {}", pid_.value(), tid.value()));
     threads_.push_back(std::move(*thread));
     found = true;
@@ -91,6 +92,8 @@ Result<void> TracedProcess::settle(const Patience& patience) {
     return std::pair(thread.tid() != pid_, thread.tid().value());
   });
   for (TracedThread& thread : threads_) STASIS_TRY(thread.capture());
+  STASIS_TRY(proc_.look_again());
+  if (proc_.leader_has_ended()) files_pidfd_ = STASIS_TRY(kernel::pidfd_open_thread(proc_.live_tid()));
   // Not before: a process that runs another program has other memory, and what was opened stays with the old one.
   memory_ = STASIS_TRY(kernel::ProcessMemory::open(proc_));
   settled_ = true;

@@ -58,7 +58,8 @@ class TracedProcess {
   // [begin, end) of the gate in the process.
   std::pair<std::uint64_t, std::uint64_t> gate_range() const;
   GateSlot carrier_slot() const { return gate_.carrier_slot(); }
-  const UniqueFd& pidfd() const { return pidfd_; }
+  // Through which its descriptors can be had. REQUIRES: settled.
+  const UniqueFd& pidfd() const { return files_pidfd_ ? files_pidfd_ : pidfd_; }
 
   // What the process itself calls a thread: another number where it lives in a pid namespace of its own. REQUIRES: the
   // gate is open.
@@ -110,6 +111,7 @@ class TracedProcess {
   std::optional<kernel::ProcessMemory> memory_;
   bool settled_ = false;
   UniqueFd pidfd_;
+  UniqueFd files_pidfd_;  // of a live thread, where the leader has ended
   Gadgets gadgets_;
   std::uint64_t stack_frame_ = 0;  // of the carrier, 0 if it has none
   GateMemory gate_;

@@ -32,7 +32,7 @@ bool take_field(std::string_view& rest, std::string_view name, Number& value, in
 
 Result<bool> ask_kcmp(const FileHolder& candidate, const FileHolder& epoll, const EpollTarget& target,
                       std::uint32_t offset) {
-  return kernel::kcmp_epoll_target(candidate.pid, candidate.fd, epoll.pid, epoll.fd, target.number, offset);
+  return kernel::kcmp_epoll_target(candidate.task(), candidate.fd, epoll.task(), epoll.fd, target.number, offset);
 }
 
 // Descriptors of the tree that may be the target: first the one that has its number in a process that has the set.

@@ -84,7 +84,7 @@ bool claims_message_queue(const OpenFile& file, const OpenFileTable&) {
   if (!S_ISREG(file.stat.st_mode) || file.stat.st_size != kTextSize || file.is_path_only()) return false;
   struct ::statfs fs{};
   const std::string path = file.held ? fmt::format("/proc/self/fd/{}", file.held.get())
-                                     : fmt::format("/proc/{}/fd/{}", file.pid().value(), file.fd());
+                                     : fmt::format("/proc/{}/fd/{}", file.holders.front().task().value(), file.fd());
   return ::statfs(path.c_str(), &fs) == 0 && fs.f_type == kMqueueMagic;
 }
 

@@ -72,7 +72,7 @@ Result<std::vector<std::size_t>> tell_apart(std::span<const Descriptor> all) {
     slots.clear();
     while (end < order.size() && all[order[end]].candidate_key() == all[order[begin]].candidate_key()) {
       const Descriptor& d = all[order[end++]];
-      slots.push_back({d.process->proc->pid(), d.fd});
+      slots.push_back({d.process->proc->live_tid(), d.fd});
     }
     if (slots.size() == 1) {
       first_of[order[begin]] = order[begin];
@@ -123,7 +123,7 @@ OpenFileTable build_table(std::span<const ProcessHandle> processes, std::vector<
     } else {
       file_of[i] = file_of[first_of[i]];
     }
-    file_of[i]->holders.push_back({d.process->proc->pid(), d.fd, close_on_exec});
+    file_of[i]->holders.push_back({d.process->proc->pid(), d.fd, close_on_exec, d.process->proc->live_tid()});
     table.descriptors[d.process_index].slots.push_back({d.fd, close_on_exec, file_of[i], std::move(own_locks)});
   }
   return table;
@@ -195,7 +195,7 @@ Result<OpenFile*> find_in_flight(OpenFileTable& table, const kernel::ProcDir& se
   d.info.flags &= ~unsigned{O_CLOEXEC};
   for (const auto& file : table.files) {
     if (FileId{file->stat.st_dev, file->stat.st_ino} != d.id() || file->info.flags != d.info.flags) continue;
-    const std::array<kernel::FileSlot, 2> slots = {kernel::FileSlot{file->pid(), file->fd()},
+    const std::array<kernel::FileSlot, 2> slots = {kernel::FileSlot{file->holders.front().task(), file->fd()},
                                                    kernel::FileSlot{self.pid(), received.get()}};
     if (STASIS_TRY(kernel::group_open_files(slots))[1] == 0) return file.get();
   }

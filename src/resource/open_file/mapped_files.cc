@@ -55,7 +55,7 @@ OpenInode* find_inode(const OpenFileTable& table, const FileId& id, const std::s
 OpenInode& add_inode(OpenFileTable& table, const kernel::ProcDir& proc, const Vma& vma, const struct ::stat& stat,
                      std::string link, Hold hold) {
   auto file = std::make_unique<OpenFile>();
-  file->holders.push_back({.pid = proc.pid(), .fd = -1, .close_on_exec = false});
+  file->holders.push_back({.pid = proc.pid(), .fd = -1, .close_on_exec = false, .live_tid = proc.live_tid()});
   file->link = std::move(link);
   file->stat = stat;
   file->info.flags = O_RDWR;

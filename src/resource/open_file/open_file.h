@@ -37,6 +37,9 @@ struct FileHolder {
   HostPid pid;
   int fd = -1;
   bool close_on_exec = false;
+  HostPid live_tid{};  // a thread that has the descriptor where the leader has ended
+  // Whom to ask for it, in /proc or by kcmp.
+  HostPid task() const { return live_tid.value() != 0 ? live_tid : pid; }
 };
 
 struct OpenFile;

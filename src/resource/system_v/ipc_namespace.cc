@@ -21,7 +21,8 @@ Result<void> enter(HostPid pid) {
   const auto proc = STASIS_TRY(kernel::ProcDir::open(pid));
   const auto self = STASIS_TRY(kernel::ProcDir::open(HostPid(::getpid())));
   const bool same_user = STASIS_TRY(proc.ns(kernel::Namespace::kUser)) == STASIS_TRY(self.ns(kernel::Namespace::kUser));
-  const UniqueFd pidfd = STASIS_TRY(kernel::pidfd_open(pid));
+  const UniqueFd pidfd =
+      STASIS_TRY(proc.leader_has_ended() ? kernel::pidfd_open_thread(proc.live_tid()) : kernel::pidfd_open(pid));
   if (::setns(pidfd.get(), CLONE_NEWIPC | (same_user ? 0 : CLONE_NEWUSER)) == 0) return {};
   return Error::from_errno(errno, "enter the program's IPC namespace");
 }

@@ -62,6 +62,7 @@ Result<void> add_threads(const ProcDir& proc, const ProcStatus& leader, TaskFact
   for (const HostPid tid : STASIS_TRY(proc.threads())) {
     if (tid == proc.pid()) {
       facts.threads.push_back(thread_facts(tid, leader));
+      if (leader.zombie()) facts.threads.back().seccomp = 0;  // it makes no calls any more
       if (!leader.ns_pid.empty()) facts.tids.emplace_back(leader.ns_pid.back());
       continue;
     }
@@ -117,7 +118,7 @@ bool used_semaphores_exist() {
 // were used.
 bool may_undo_semaphores(const ProcDir& proc, const TaskFacts& facts, const Observer& observer) {
   if (facts.threads.size() != 1 || !used_semaphores_exist()) return false;
-  const auto order = kernel::kcmp(kernel::KcmpType::kSysvSem, proc.pid(), observer.without_undo);
+  const auto order = kernel::kcmp(kernel::KcmpType::kSysvSem, proc.live_tid(), observer.without_undo);
   return order && *order != std::partial_ordering::equivalent;
 }
 
@@ -126,9 +127,11 @@ bool may_undo_semaphores(const ProcDir& proc, const TaskFacts& facts, const Obse
 Result<TaskFacts> look_at_task(const ProcDir& proc, const Observer& observer) {
   const kernel::ProcStat stat = STASIS_TRY(proc.stat());
   const ProcStatus status = STASIS_TRY(proc.status());
+  // A leader that has ended while other threads live is on nobody's way out.
+  const bool leader_ends = (stat.flags & kExiting) != 0 || status.zombie();
   TaskFacts facts{.pid = proc.pid(),
                   .kernel_thread = stat.kernel_thread(),
-                  .ending = (stat.flags & kExiting) != 0 || status.zombie(),
+                  .ending = leader_ends && !proc.leader_has_ended(),
                   .dumpable = dumpable(proc, status.uid.effective),
                   .core_dumping = status.core_dumping,
                   .uid = status.uid.real,

@@ -47,15 +47,11 @@ bool Judge::beyond_saving() {
     add(Errc::kUnsupportedTask, "kernel thread", "it is a part of the kernel, not a program");
     return true;
   }
-  const auto leader = std::ranges::find_if(facts_.threads, [&](const ThreadFacts& t) { return is_leader(t); });
-  const bool leader_gone = leader == facts_.threads.end() || leader->state == 'Z' || leader->state == 'X';
-  if (!leader_gone && !facts_.ending) return false;
-  const bool others_live = facts_.threads.size() > (leader == facts_.threads.end() ? 0u : 1u);
-  if (others_live) {
-    add(Errc::kUnsupportedTask, "process", "its main thread has ended while others run; that can't be saved yet");
-  } else {
-    add(Errc::kUnsupportedTask, "process", leader_gone ? "it has ended (a zombie)" : "it is ending");
-  }
+  // A main thread may have ended while others run.
+  const auto live = [](const ThreadFacts& thread) { return thread.state != 'Z' && thread.state != 'X'; };
+  const bool ended = std::ranges::none_of(facts_.threads, live);
+  if (!ended && !facts_.ending) return false;
+  add(Errc::kUnsupportedTask, "process", ended ? "it has ended (a zombie)" : "it is ending");
   return true;
 }
 

@@ -66,6 +66,8 @@ struct ThreadRecord {
   std::vector<std::byte> pending_signals;  // siginfo_t one behind another, 128 bytes each
   ThreadAttributes attributes;
   Credentials credentials;
+  bool ended = false;            // a leader that has ended while others run: of the above it has tid, name, credentials
+  std::int32_t wait_status = 0;  // of such a leader
 
   static constexpr auto fields() {
     using R = ThreadRecord;
@@ -81,7 +83,9 @@ struct ThreadRecord {
                       field<10>("call", &R::call),
                       field<11>("pending_signals", &R::pending_signals, MaxLength{1 << 24}),
                       field<12>("attributes", &R::attributes),
-                      field<13>("credentials", &R::credentials)};
+                      field<13>("credentials", &R::credentials),
+                      field<14>("ended", &R::ended),
+                      field<15>("wait_status", &R::wait_status, Show::kHex)};
   }
 };
 

@@ -55,7 +55,9 @@ KernelTimes split(std::uint64_t remaining, std::uint64_t interval, std::int64_t 
 void restore_interval_timer(int which, std::string_view name, const IntervalTimer& timer, Batch& batch,
                             BatchChecks& checks) {
   if (timer == IntervalTimer{}) return;
-  const auto times = batch.put(split(timer.remaining, timer.interval, kMicros));
+  // This one, when periodic, stands still between its end and the moment when its signal is taken: it ends at once.
+  const bool ended = which == ITIMER_REAL && timer.remaining == 0;
+  const auto times = batch.put(split(ended ? 1 : timer.remaining, timer.interval, kMicros));
   checks.add(batch.call(SYS_setitimer, which, times, 0), fmt::format("setting the interval timer {}", name));
 }
 
@@ -156,6 +158,13 @@ Result<ProcessTimers> TimersQuery::take(const Batch& batch, const ImagePidOf& im
     timers.posix.push_back(state);
   }
   return timers;
+}
+
+bool will_be_sent_again(const siginfo_t& signal, const ProcessTimers& timers) {
+  if (signal.si_signo == SIGALRM && signal.si_code == SI_KERNEL) return timers.real.remaining != 0;
+  if (signal.si_code != SI_TIMER) return false;
+  const auto timer = std::ranges::find(timers.posix, signal.si_timerid, &PosixTimerState::id);
+  return timer != timers.posix.end() && timer->remaining != 0;
 }
 
 TimerIds probe_timer_ids() {

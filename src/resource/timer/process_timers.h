@@ -108,6 +108,9 @@ class TimersQuery {
   GateValue<KernelTimes> posix_timers_;
 };
 
+// Of a signal that came after the timers were read: is it from one that will send it again when it is restored?
+bool will_be_sent_again(const siginfo_t& signal, const ProcessTimers& timers);
+
 // How timers get their old ids.
 enum class TimerIds {
   kRestore,  // prctl(PR_TIMER_CREATE_RESTORE_IDS), Linux 6.15

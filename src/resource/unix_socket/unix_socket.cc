@@ -172,7 +172,7 @@ FoundPlace find_place(const OpenFile& file, const std::string& name) {
   }
   const bool absolute = name.front() == '/';
   for (const FileHolder& holder : file.holders) {
-    const std::string from = fmt::format("/proc/{}/{}", holder.pid.value(), absolute ? "root" : "cwd");
+    const std::string from = fmt::format("/proc/{}/{}", holder.task().value(), absolute ? "root" : "cwd");
     if (::lstat((from + "/" + name).c_str(), &found.stat) != 0 || !is_file_of(file, found.stat)) continue;
     if (!absolute) {
       auto directory = read_link(AT_FDCWD, from);
