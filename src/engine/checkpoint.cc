@@ -77,6 +77,7 @@ class Checkpoint {
   EnvironmentRecord environment_;
   kernel::TimeShift ahead_of_us_;  // the program's clocks
   OpenFileTable files_;
+  SeccompTable seccomp_;
   std::optional<TreeImage> tree_;
   std::optional<ImageWriter> image_;
   std::optional<ParentImage> parent_;
@@ -205,7 +206,7 @@ Result<void> Checkpoint::inspect() {
   if (!obstacles.empty()) return to_error(obstacles);
   STASIS_TRY(fault_point("open gates"));
   for (const auto& process : tree_->processes()) {
-    STASIS_TRY(process->inspect(patience_));
+    STASIS_TRY(process->inspect(seccomp_, patience_));
     report_.processes += 1;
     report_.threads += process->threads().size();
   }
@@ -251,6 +252,10 @@ Result<void> Checkpoint::write_process(ProcessImage& process, CheckpointContext&
   record.file_table = STASIS_TRY(objects_.checkpoint_obj(&context, &*table, kind::kFileTable));
   record.fs = STASIS_TRY(objects_.checkpoint_obj(&context, &process.fs(), kind::kFs));
   record.sighand = STASIS_TRY(objects_.checkpoint_obj(&context, &process.sighand(), kind::kSighand));
+  for (std::size_t i = 0; i < process.seccomp().size(); ++i) {
+    if (process.seccomp()[i] == nullptr) continue;
+    process.threads()[i].seccomp = STASIS_TRY(objects_.checkpoint_obj(&context, process.seccomp()[i], kind::kSeccomp));
+  }
   STASIS_TRY(image_->write(record));
   for (const ThreadRecord& thread : process.threads()) STASIS_TRY(image_->write(thread));
   return {};

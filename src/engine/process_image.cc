@@ -45,14 +45,19 @@ Result<std::unique_ptr<ProcessImage>> ProcessImage::look(kernel::ProcDir proc, R
   const auto memory = STASIS_TRY(kernel::ProcessMemory::open(image->proc_));
   image->gadgets_ = find_gadgets(memory, image->vmas_);
   image->waits_ = WaitTimes::look(image->proc_, clocks);
+  image->confined_ = std::ranges::any_of(STASIS_TRY(image->proc_.threads()), [&](HostPid tid) {
+    const auto status = image->proc_.thread_status(tid);
+    return status && !status->zombie() && status->seccomp != 0;
+  });
   return image;
 }
 
 Result<void> ProcessImage::attach() {
   const kernel::ProcStatus status = STASIS_TRY(proc_.status());
-  const auto seccomp = status.seccomp ? TracedProcess::Seccomp::kSuspend : TracedProcess::Seccomp::kNone;
+  confined_ = confined_ || (status.seccomp != 0 && !status.zombie());
+  const auto seccomp = confined_ ? TracedProcess::Seccomp::kSuspend : TracedProcess::Seccomp::kNone;
   auto attached = TracedProcess::attach(STASIS_TRY(proc_.duplicate()), seccomp);
-  if (!attached && status.seccomp && attached.error().code() == Errc::kNotPermitted) {
+  if (!attached && confined_ && attached.error().code() == Errc::kNotPermitted) {
     return Error(Errc::kSeccomp,
                  fmt::format("pid {} is under seccomp and its filters can't be suspended", pid().value()))
         .with_help("run as root");
@@ -194,7 +199,18 @@ Result<void> ProcessImage::add_ended_leader(const kernel::ProcStat& stat, const 
   return {};
 }
 
-Result<void> ProcessImage::inspect(const Patience& patience) {
+// By thread, as threads_. What is confined was suspended when it was attached.
+Result<void> ProcessImage::ask_seccomp(SeccompTable& table) {
+  if (!confined_) return {};
+  for (const TracedThread& thread : traced_->threads()) {
+    const kernel::ProcStatus status = STASIS_TRY(proc_.thread_status(thread.tid()));
+    seccomp_.push_back(status.seccomp ? STASIS_TRY(table.read(thread.tid(), status.seccomp)) : nullptr);
+  }
+  if (proc_.leader_has_ended()) seccomp_.insert(seccomp_.begin(), nullptr);
+  return {};
+}
+
+Result<void> ProcessImage::inspect(SeccompTable& seccomp, const Patience& patience) {
   stat_ = STASIS_TRY(proc_.stat());
   const kernel::ProcStatus status = STASIS_TRY(proc_.status());
   fill_ids(stat_, status, record_);
@@ -205,7 +221,7 @@ Result<void> ProcessImage::inspect(const Patience& patience) {
   STASIS_TRY(ask_process(patience));
   STASIS_TRY(add_late_signals());
   if (proc_.leader_has_ended()) STASIS_TRY(add_ended_leader(stat_, status));
-  return {};
+  return ask_seccomp(seccomp);
 }
 
 Result<void> ProcessImage::inspect_memory(const OpenFileTable& files) {

@@ -12,6 +12,7 @@
 #include "resource/fs/fs.h"
 #include "resource/memory/memory_image.h"
 #include "resource/process/process_record.h"
+#include "resource/seccomp/seccomp.h"
 #include "resource/signal/signal_record.h"
 #include "resource/thread/thread_image.h"
 #include "tracee/process.h"
@@ -41,7 +42,7 @@ class ProcessImage {
   // Its mappings as they are now. REQUIRES: settled. Any thread may do this.
   Result<void> refresh_mappings();
   // Asks the process and its threads everything but its memory. REQUIRES: settled and refreshed, shares() is set.
-  Result<void> inspect(const Patience& patience);
+  Result<void> inspect(SeccompTable& seccomp, const Patience& patience);
   // The rest, which is seen from outside. REQUIRES: inspect(). Any thread may do this.
   Result<void> inspect_memory(const OpenFileTable& files);
 
@@ -60,6 +61,8 @@ class ProcessImage {
   // Valid after inspect().
   ProcessRecord& record() { return record_; }
   std::vector<ThreadRecord>& threads() { return threads_; }
+  // By thread; empty: none is confined.
+  const std::vector<SeccompRecord*>& seccomp() const { return seccomp_; }
   // Those of the process it shares them with.
   MemoryImage& memory() { return *shares_.memory->memory_; }
   SighandRecord& sighand() { return shares_.sighand->sighand_; }
@@ -72,6 +75,7 @@ class ProcessImage {
   Result<void> ask_process(const Patience& patience);
   Result<void> ask_threads(const Patience& patience);
   Result<void> add_late_signals();
+  Result<void> ask_seccomp(SeccompTable& table);
   Result<void> add_ended_leader(const kernel::ProcStat& stat, const kernel::ProcStatus& status);
 
   kernel::ProcDir proc_;
@@ -85,6 +89,8 @@ class ProcessImage {
   std::chrono::steady_clock::time_point settled_at_;
   ProcessRecord record_;
   std::vector<ThreadRecord> threads_;
+  bool confined_ = false;  // some thread is under seccomp
+  std::vector<SeccompRecord*> seccomp_;
   std::optional<MemoryImage> memory_;
   kernel::ProcStat stat_;
   std::uint64_t brk_ = 0;

@@ -41,6 +41,10 @@ Result<std::unique_ptr<ProcessRestore>> ProcessRestore::plan(ProcessRecord recor
   STASIS_TRY(restore->take_ended_leader());
   STASIS_TRY(restore->check());
   restore->memory_ = STASIS_TRY(context.objects.fetch<RestoredMemory>(restore->record_.memory, kind::kMemory));
+  for (const ThreadRecord& thread : restore->threads_) {
+    restore->seccomp_.push_back(
+        thread.seccomp ? STASIS_TRY(context.objects.fetch<RestoredSeccomp>(thread.seccomp, kind::kSeccomp)) : nullptr);
+  }
   restore->sighand_ = STASIS_TRY(context.objects.fetch<RestoredSighand>(restore->record_.sighand, kind::kSighand));
   return restore;
 }
@@ -75,6 +79,13 @@ Result<void> ProcessRestore::check_rights(const InheritedState& inherited, const
   for (const ThreadRecord& thread : threads_) {
     STASIS_TRY(check_credentials(thread.credentials, inherited.credentials, owner));
     STASIS_TRY(check_thread_attributes(thread.attributes, inherited.thread, owner));
+    // As for anybody: a filter must not be taken into a program with more rights.
+    const bool trusted = owner.trust == ImageTrust::kCaller || owner.uid == 0;
+    if (thread.seccomp && !trusted && !thread.attributes.no_new_privs) {
+      return Error(Errc::kRefused,
+                   "the image asks for seccomp filters without no_new_privs, beyond the rights of its owner")
+          .with_help("restart as the owner, or give the image to root");
+    }
   }
   return {};
 }
@@ -146,7 +157,14 @@ Result<void> ProcessRestore::restore(const InheritedState& inherited, const Rest
   for (std::size_t i = ended_leader_ ? 0 : 1; i < threads_.size(); ++i) {
     others.push_back({.tid = threads_[i].tid.value(), .clear_child_tid = threads_[i].clear_child_tid});
   }
+  // Suspended until the end, filters are no hindrance: they come while every right is still there.
+  const std::size_t common = common_filters(seccomp());
+  if (common > 0) {
+    STASIS_TRY(install_filters(std::span(seccomp_.front()->record.filters).first(common), process_->batch(),
+                               [&](const Batch& batch) { return process_->run(batch, patience); }));
+  }
   STASIS_TRY(process_->create_threads(others, patience));
+  STASIS_TRY(confine_threads(common, patience));
   STASIS_TRY(restore_process(inherited, context));
   if (ended_leader_) STASIS_TRY(end_leader(inherited, patience));
   STASIS_TRY(restore_threads(inherited, patience));
@@ -193,6 +211,29 @@ Result<void> ProcessRestore::restore_process(const InheritedState& inherited, co
   STASIS_TRY(restore_timers(record_.timers, probe_timer_ids(), calls.batch(), calls.checks()));
   restore_limits(record_.limits, inherited.limits, calls.batch(), calls.checks());
   return calls.flush();
+}
+
+bool ProcessRestore::confined() const {
+  return std::ranges::any_of(seccomp_, [](const RestoredSeccomp* seccomp) { return seccomp != nullptr; });
+}
+
+std::vector<const SeccompRecord*> ProcessRestore::seccomp() const {
+  std::vector<const SeccompRecord*> records;
+  for (const RestoredSeccomp* const seccomp : seccomp_) records.push_back(seccomp ? &seccomp->record : nullptr);
+  return records;
+}
+
+// What each thread has beyond what all have, `inherited` filters.
+Result<void> ProcessRestore::confine_threads(std::size_t inherited, const Patience& patience) {
+  const std::size_t first = ended_leader_ ? 1 : 0;  // which is there still
+  for (std::size_t i = 0; i < seccomp_.size(); ++i) {
+    if (seccomp_[i] == nullptr) continue;
+    const SeccompRecord& record = seccomp_[i]->record;
+    const auto run = [&](const Batch& batch) { return process_->run_in(first + i, batch, patience); };
+    STASIS_TRY(install_filters(std::span(record.filters).subspan(inherited), process_->batch(), run));
+    if (record.strict) STASIS_TRY(enter_strict_mode(process_->batch(), run));
+  }
+  return {};
 }
 
 // Before the children are told by which signal they learn of a parent's death: the thread that made them dies here.

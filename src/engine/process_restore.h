@@ -13,6 +13,7 @@
 #include "resource/memory/memory_restore.h"
 #include "resource/process/process_record.h"
 #include "resource/restart_context.h"
+#include "resource/seccomp/seccomp.h"
 #include "resource/thread/thread_record.h"
 #include "tracee/call_runner.h"
 #include "tracee/new_process.h"
@@ -36,6 +37,7 @@ class ProcessRestore {
   HostPid pid() const { return process_->pid(); }
   NewProcess& task() { return *process_; }
   bool made() const { return process_.has_value(); }
+  bool confined() const;
   void add_tids(std::set<ImagePid>& tids) const;
   // A signal of which nothing is pending in the image: it can report the end of batches until the very end.
   int report_signal() const;
@@ -76,6 +78,8 @@ class ProcessRestore {
   Result<void> leave_coordinator(const InheritedState& inherited, const Patience& patience);
   Result<void> install_files(const RestartContext& context);
   Result<void> restore_process(const InheritedState& inherited, const RestartContext& context);
+  std::vector<const SeccompRecord*> seccomp() const;
+  Result<void> confine_threads(std::size_t inherited, const Patience& patience);
   Result<void> end_leader(const InheritedState& inherited, const Patience& patience);
   Result<void> restore_threads(const InheritedState& inherited, const Patience& patience);
   Result<void> fill_thread(std::size_t index, const InheritedState& inherited, Batch& batch, BatchChecks& checks);
@@ -85,7 +89,8 @@ class ProcessRestore {
 
   ProcessRecord record_;
   std::optional<ThreadRecord> ended_leader_;
-  std::vector<ThreadRecord> threads_;  // those that live
+  std::vector<ThreadRecord> threads_;            // those that live
+  std::vector<const RestoredSeccomp*> seccomp_;  // of each, may be null
   const RestoredMemory* memory_ = nullptr;
   const RestoredSighand* sighand_ = nullptr;
   SessionPolicy session_ = SessionPolicy::kForeground;

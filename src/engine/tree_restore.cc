@@ -126,7 +126,11 @@ Result<std::int32_t> TreeRestore::unused_pid() {
 Result<NewProcess> TreeRestore::create(const TreeNode& node, int report_signal) {
   const bool helper = node.kind == TreeNode::Kind::kHelper;
   const std::int32_t pid = node.pid ? node.pid.value() : STASIS_TRY(unused_pid());
-  if (node.creator == kCoordinator) return NewProcess::create(*gate_, pid, report_signal, context_.patience);
+  if (node.creator == kCoordinator) {
+    const bool confined = std::ranges::any_of(live_, &ProcessRestore::confined);
+    const auto seccomp = confined ? NewProcess::Seccomp::kSuspend : NewProcess::Seccomp::kNone;
+    return NewProcess::create(*gate_, pid, report_signal, seccomp, context_.patience);
+  }
   const NewProcess::Birth birth{
       .pid = pid, .flags = node.flags, .exit_signal = helper ? 0 : records_[node.record].exit_signal};
   return task(node.creator).bear(birth, report_signal, context_.patience);

@@ -34,6 +34,7 @@ enum class RecordType : std::uint32_t {
   kSighand = 20,
   kFileTable = 21,
   kFs = 22,
+  kSeccomp = 23,
   // object kinds: 64-191
   kPathFile = 64,
   kPipe = 65,

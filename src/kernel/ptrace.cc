@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <string_view>
 
@@ -35,6 +36,7 @@ constexpr long kPeekSiginfo = 0x4209;
 constexpr long kGetSigmask = 0x420a;
 constexpr long kSetSigmask = 0x420b;
 constexpr long kSeccompGetFilter = 0x420c;
+constexpr long kSeccompGetMetadata = 0x420d;
 constexpr long kGetRseqConfiguration = 0x420f;
 constexpr long kSetSyscallUserDispatch = 0x4210;
 constexpr long kGetSyscallUserDispatch = 0x4211;
@@ -233,6 +235,14 @@ Result<std::vector<std::uint64_t>> ptrace_get_seccomp_filter(HostPid tid, std::u
     return failed("get seccomp filter", tid);
   }
   return program;
+}
+
+Result<std::uint64_t> ptrace_get_seccomp_flags(HostPid tid, std::uint64_t index) {
+  std::array<std::uint64_t, 2> metadata{index, 0};  // struct seccomp_metadata
+  if (call("ptrace_get_seccomp_metadata", kSeccompGetMetadata, tid, sizeof metadata, metadata.data()) < 0) {
+    return failed_or_unknown("get seccomp metadata", tid);
+  }
+  return metadata[1];
 }
 
 }  // namespace stasis::kernel

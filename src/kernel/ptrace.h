@@ -122,8 +122,10 @@ static_assert(sizeof(SyscallUserDispatch) == 32);
 Result<SyscallUserDispatch> ptrace_get_syscall_user_dispatch(HostPid tid);
 Result<void> ptrace_set_syscall_user_dispatch(HostPid tid, const SyscallUserDispatch& config);
 
-// The `index`-th seccomp filter, newest first, as raw sock_filter instructions; empty when there is none of that index.
+// The `index`-th seccomp filter, oldest first, as raw sock_filter instructions; empty when there is none of that index.
 // Needs CAP_SYS_ADMIN in the first user namespace.
 Result<std::vector<std::uint64_t>> ptrace_get_seccomp_filter(HostPid tid, std::uint64_t index);
+// Its SECCOMP_FILTER_FLAG_* that can be told (LOG). Linux 4.16.
+Result<std::uint64_t> ptrace_get_seccomp_flags(HostPid tid, std::uint64_t index);
 
 }  // namespace stasis::kernel

@@ -12,6 +12,7 @@ inline constexpr ObjType kMemory = 1;     // an address space
 inline constexpr ObjType kFileTable = 2;  // a descriptor table
 inline constexpr ObjType kFs = 3;         // root, working directory, umask
 inline constexpr ObjType kSighand = 4;    // signal actions
+inline constexpr ObjType kSeccomp = 5;    // seccomp filters, or strict mode
 inline constexpr ObjType kPathFile = 32;  // opened by path: regular file, directory, harmless device, O_PATH
 inline constexpr ObjType kPipeEnd = 33;   // one end of a pipe or FIFO
 inline constexpr ObjType kExternal = 34;  // leads outside the tree; bound anew at restart

@@ -10,6 +10,7 @@
 #include "resource/memory/memory_restore.h"
 #include "resource/nameless_file/nameless_file.h"
 #include "resource/process/process_record.h"
+#include "resource/seccomp/seccomp.h"
 #include "resource/signal/restored_sighand.h"
 #include "resource/system_v/semaphores_and_queues.h"
 #include "resource/thread/thread_record.h"
@@ -19,8 +20,8 @@ namespace {
 
 // The kinds that are not open files.
 constexpr std::array kOtherKinds = {
-    kMemoryOps,       kFileTableOps,    kFsOps,       kSighandOps,    kPipeOps,
-    kSharedMemoryOps, kNamelessFileOps, kUnixLinkOps, kPosixQueueOps, kSystemVOps,
+    kMemoryOps,       kFileTableOps, kFsOps,         kSighandOps, kPipeOps,    kSharedMemoryOps,
+    kNamelessFileOps, kUnixLinkOps,  kPosixQueueOps, kSystemVOps, kSeccompOps,
 };
 
 constexpr auto kObjectTable = [] {
@@ -50,7 +51,7 @@ constexpr auto kRecords =
                     PathFileRecord, PipeRecord, PipeEndRecord, ExternalRecord, EventFdRecord, TimerFdRecord,
                     SignalFdRecord, EpollRecord, NamelessFileRecord, SharedMemoryRecord, MemFdRecord, UnixSocketRecord,
                     UnixLinkRecord, InotifyRecord, TerminalRecord, TerminalSlaveRecord, PosixQueueRecord,
-                    MessageQueueRecord, SystemVRecord, PidFdRecord, InetSocketRecord>();
+                    MessageQueueRecord, SystemVRecord, PidFdRecord, InetSocketRecord, SeccompRecord>();
 
 }  // namespace
 

@@ -107,14 +107,15 @@ NewProcess::~NewProcess() {
   }
 }
 
-Result<NewProcess> NewProcess::create(const RestartGate& gate, std::int32_t pid, int report_signal,
+Result<NewProcess> NewProcess::create(const RestartGate& gate, std::int32_t pid, int report_signal, Seccomp seccomp,
                                       const Patience& patience) {
   const std::array pids{pid};
   pid_t parent = ::getpid();
   const HostPid made =
       STASIS_TRY(kernel::clone3_process(0, SIGCHLD, std::span(pids).first(pid ? 1 : 0), wait_in_pause, &parent));
   NewProcess process(gate, made, report_signal);
-  auto seized = TracedThread::seize(made, kernel::kExitKill);
+  auto seized =
+      TracedThread::seize(made, kernel::kExitKill | (seccomp == Seccomp::kSuspend ? kernel::kSuspendSeccomp : 0));
   if (!seized) {
     process.threads_.push_back(TracedThread::adopt(made));
     return Error(std::move(seized).error());
@@ -166,9 +167,11 @@ void NewProcess::prepare_slot(const TracedThread& thread, const GateSlot& slot) 
   control.report.si_code = arch::kReportCode;
 }
 
-Result<void> NewProcess::run(const Batch& batch, const Patience& patience) {
-  STASIS_TRY(start(batch));
-  return leader().await_report(patience);
+Result<void> NewProcess::run(const Batch& batch, const Patience& patience) { return run_in(0, batch, patience); }
+
+Result<void> NewProcess::run_in(std::size_t index, const Batch& batch, const Patience& patience) {
+  STASIS_TRY(start(threads_[index], batch));
+  return threads_[index].await_report(patience);
 }
 
 Result<void> NewProcess::create_threads(std::span<const ThreadSpec> threads, const Patience& patience) {
@@ -288,7 +291,7 @@ Result<void> NewProcess::end(int wait_status, const Patience& patience) {
   Batch calls = batch();
   if (WIFEXITED(wait_status)) {
     calls.call(SYS_exit_group, WEXITSTATUS(wait_status));
-    STASIS_TRY(start(calls));
+    STASIS_TRY(start(leader(), calls));
     STASIS_TRY(leader().await_end(patience));
   } else {
     const rlimit none{};
@@ -303,10 +306,10 @@ Result<void> NewProcess::end(int wait_status, const Patience& patience) {
   return {};
 }
 
-Result<void> NewProcess::start(const Batch& batch) {
-  prepare_slot(leader(), batch.slot());
-  arch::set_stack_pointer(leader().registers, 0);  // sigaltstack(2) looks at it
-  return leader().start(gate_->memory(), batch, report_signal_);
+Result<void> NewProcess::start(TracedThread& thread, const Batch& batch) {
+  prepare_slot(thread, batch.slot());
+  arch::set_stack_pointer(thread.registers, 0);  // sigaltstack(2) looks at it
+  return thread.start(gate_->memory(), batch, report_signal_);
 }
 
 Result<void> NewProcess::reap(HostPid child, const Patience& patience) {

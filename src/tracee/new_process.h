@@ -47,7 +47,8 @@ class NewProcess {
 
   // A child of the coordinator. `pid` 0: the kernel's choice. `report_signal`: one that the image holds none of
   // pending.
-  static Result<NewProcess> create(const RestartGate& gate, std::int32_t pid, int report_signal,
+  enum class Seccomp { kNone, kSuspend };  // whether filters take effect before it is let go (needs CAP_SYS_ADMIN)
+  static Result<NewProcess> create(const RestartGate& gate, std::int32_t pid, int report_signal, Seccomp seccomp,
                                    const Patience& patience);
   struct Birth {
     std::int32_t pid = 0;     // wanted, 0: the kernel's choice
@@ -70,6 +71,8 @@ class NewProcess {
   // A fresh batch in the leader's slot, broken off at the first failing call.
   Batch batch() const { return Batch(gate_->memory().carrier_slot(), Batch::OnError::kStop); }
   Result<void> run(const Batch& batch, const Patience& patience);
+  // The same batch, built in the leader's slot, in threads()[index].
+  Result<void> run_in(std::size_t index, const Batch& batch, const Patience& patience);
   // Makes the other threads; they stay stopped.
   Result<void> create_threads(std::span<const ThreadSpec> threads, const Patience& patience);
   // Lets the leader end by itself with that status (0..255), by the syscall instruction at `insn`; the process lives on
@@ -105,7 +108,7 @@ class NewProcess {
   NewProcess(const RestartGate& gate, HostPid pid, int report_signal)
       : gate_(&gate), pid_(pid), report_signal_(report_signal) {}
   void prepare_slot(const TracedThread& thread, const GateSlot& slot) const;
-  Result<void> start(const Batch& batch);
+  Result<void> start(TracedThread& thread, const Batch& batch);
   Result<void> take_over(TracedThread thread, const Patience& patience);
 
   const RestartGate* gate_;

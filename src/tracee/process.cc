@@ -104,10 +104,17 @@ std::pair<std::uint64_t, std::uint64_t> TracedProcess::gate_range() const {
   return {gate_.remote(), gate_.remote() ? gate_.remote() + GateMemory::total_size() : 0};
 }
 
+Result<void> TracedProcess::check_seccomp(HostPid tid, std::uint32_t mode) const {
+  if (mode == 0 || (options_ & kernel::kSuspendSeccomp) != 0) return {};
+  return Error(Errc::kSeccomp, fmt::format("thread {} came under seccomp a moment ago", tid.value()))
+      .with_help("try again");
+}
+
 // A signal that the program ignores now, does not wait for, and has none of pending: it can be queued without being
 // noticed.
 Result<void> TracedProcess::choose_report_signal() {
   const kernel::ProcStatus status = STASIS_TRY(proc_.status());
+  STASIS_TRY(check_seccomp(pid_, status.zombie() ? 0 : status.seccomp));
   inner_tgid_ = status.ns_tgid.empty() ? pid_.value() : status.ns_tgid.back();
   own_pid_namespace_ = status.ns_tgid.size() > 1;
   const std::uint64_t ignored_by_default = bit(SIGURG) | bit(SIGWINCH) | bit(SIGCHLD);

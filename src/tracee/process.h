@@ -90,6 +90,8 @@ class TracedProcess {
   void forget_gone_threads();
   void let_threads_go(int signal);
   Result<void> choose_report_signal();
+  // A thread that came under seccomp when it was already ours must not be made to call anything.
+  Result<void> check_seccomp(HostPid tid, std::uint32_t mode) const;
   Result<void> borrow_report_signal(const Patience& patience);
   Result<void> give_signal_back(const Patience& patience);
   Result<void> prepare_slot(TracedThread& thread, const GateSlot& slot);

@@ -64,6 +64,7 @@ struct ProcessRecord {
   std::uint64_t xcomp_permission = 0;  // ARCH_GET_XCOMP_PERM: extended states the process may use
   bool zombie = false;
   std::int32_t wait_status = 0;  // of a zombie, as wait4(2) reports it
+  std::string name;              // of a zombie; others' are their leaders'
   UnaskedChange unasked = UnaskedChange::kNone;
 
   static constexpr auto fields() {

@@ -100,12 +100,9 @@ void Judge::judge_seccomp() {
   const auto confined = std::ranges::find_if(facts_.threads, [](const ThreadFacts& t) { return t.seccomp != 0; });
   if (confined == facts_.threads.end()) return;
   std::string why = confined->seccomp == 1 ? "it is in seccomp strict mode" : "it is under seccomp filters";
-  if (observer_.may_suspend_seccomp) {
-    add(Errc::kSeccomp, name_of(*confined), why + ", which can't be saved yet");
-  } else {
-    add(Errc::kSeccomp, name_of(*confined), why + ", which only CAP_SYS_ADMIN (outside of containers) may suspend",
-        "run stasis as root; services: SystemCallFilter= off");
-  }
+  if (observer_.may_suspend_seccomp) return;
+  add(Errc::kSeccomp, name_of(*confined), why + ", which only CAP_SYS_ADMIN (outside of containers) may suspend",
+      "run stasis as root; services: SystemCallFilter= off");
 }
 
 void Judge::judge_namespaces() {

@@ -68,6 +68,7 @@ struct ThreadRecord {
   Credentials credentials;
   bool ended = false;            // a leader that has ended while others run: of the above it has tid, name, credentials
   std::int32_t wait_status = 0;  // of such a leader
+  ObjRef seccomp;
 
   static constexpr auto fields() {
     using R = ThreadRecord;
@@ -85,7 +86,8 @@ struct ThreadRecord {
                       field<12>("attributes", &R::attributes),
                       field<13>("credentials", &R::credentials),
                       field<14>("ended", &R::ended),
-                      field<15>("wait_status", &R::wait_status, Show::kHex)};
+                      field<15>("wait_status", &R::wait_status, Show::kHex),
+                      field<16>("seccomp", &R::seccomp, Null::kAllowed)};
   }
 };
 
