@@ -58,6 +58,7 @@ enum class RecordType : std::uint32_t {
   kNetlink = 83,
   kSystemV = 84,
   kPidFd = 85,
+  kProcessFile = 86,
 };
 
 // "type 70" or "type 70 (ignorable)", for messages.

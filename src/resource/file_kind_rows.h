@@ -13,6 +13,7 @@
 #include "resource/message_queue/message_queue.h"
 #include "resource/pid_fd/pid_fd.h"
 #include "resource/pipe/pipe.h"
+#include "resource/process_file/process_file.h"
 #include "resource/regular_file/path_file.h"
 #include "resource/shared_memory/shared_memory.h"
 #include "resource/signal_fd/signal_fd.h"
@@ -24,9 +25,9 @@ namespace stasis {
 
 // The first that claims a file has it.
 inline constexpr std::array kFileKinds = {
-    kMessageQueueKind, kMemFdKind,   kPathFileKind, kTerminalKind,   kTerminalSlaveKind,
-    kExternalKind,     kPipeEndKind, kEventFdKind,  kTimerFdKind,    kSignalFdKind,
-    kEpollKind,        kInotifyKind, kPidFdKind,    kUnixSocketKind, kInetSocketKind,
+    kMessageQueueKind, kMemFdKind,   kProcessFileKind, kPathFileKind,   kTerminalKind, kTerminalSlaveKind,
+    kExternalKind,     kPipeEndKind, kEventFdKind,     kTimerFdKind,    kSignalFdKind, kEpollKind,
+    kInotifyKind,      kPidFdKind,   kUnixSocketKind,  kInetSocketKind,
 };
 
 constexpr bool is_complete(const FileKind& kind) {

@@ -63,6 +63,7 @@ struct RestoredFile : RestoredObject {
   struct OwnCall {
     long number = 0;
     std::array<std::uint64_t, 2> arguments{};
+    std::string path{};  // not empty: that is opened, with the flags and at the offset that the arguments are
   };
   virtual std::optional<OwnCall> own_call() const { return std::nullopt; }
   // Why there is no descriptor for some numbers, and what helps.

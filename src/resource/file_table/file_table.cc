@@ -174,8 +174,8 @@ bool RestoredFileTable::Install::open_own(Batch& batch, BatchChecks& checks) {
     const Entry& entry = entries_[opened_];
     const auto call = entry.file->own_call();
     if (!call) continue;
-    if (!batch.has_room(3)) return false;
-    const std::string what = fmt::format("open descriptor {}", entry.fd);
+    if (!batch.has_room(4, call->path.size() + 1)) return false;
+    const std::string what = fmt::format("open descriptor {} {}", entry.fd, call->path);
     const auto before = entries_.first(opened_);
     const auto twin = std::ranges::find(before, entry.file, &Entry::file);
     const int flags = entry.close_on_exec ? O_CLOEXEC : 0;
@@ -191,7 +191,16 @@ bool RestoredFileTable::Install::open_own(Batch& batch, BatchChecks& checks) {
              (at < entries_.begin() + static_cast<std::ptrdiff_t>(opened_) || !at->file->own_call());
     };
     while (is_taken(lowest)) ++lowest;
-    checks.add_equal(batch.call(call->number, call->arguments[0], call->arguments[1]), lowest, what);
+    if (call->path.empty()) {
+      checks.add_equal(batch.call(call->number, call->arguments[0], call->arguments[1]), lowest, what);
+    } else {
+      const auto path = batch.text(call->path);
+      checks.add_equal(batch.call(call->number, AT_FDCWD, path, call->arguments[0] | O_CLOEXEC), lowest, what);
+      if (call->arguments[1] != 0) {
+        checks.add_equal(batch.call(SYS_lseek, lowest, call->arguments[1], SEEK_SET),
+                         static_cast<std::int64_t>(call->arguments[1]), what + " (its offset)");
+      }
+    }
     if (lowest != entry.fd) {
       checks.add(batch.call(SYS_dup3, lowest, entry.fd, flags), what);
       checks.add(batch.call(SYS_close, lowest), what);

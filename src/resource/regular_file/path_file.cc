@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <cerrno>
 #include <utility>
 
@@ -43,13 +42,6 @@ bool is_synthetic(const OpenFile& file) {
                                                     CGROUP2_SUPER_MAGIC, DEBUGFS_MAGIC,  TRACEFS_MAGIC,
                                                     SECURITYFS_MAGIC,    PSTOREFS_MAGIC, BPF_FS_MAGIC};
   return std::ranges::find(kMagics, static_cast<unsigned long>(fs.f_type)) != kMagics.end();
-}
-
-// "/proc/123/maps": the file of a process, which will have another number or be another process.
-bool is_process_file(const std::string& path) {
-  constexpr std::string_view kProc = "/proc/";
-  return path.starts_with(kProc) && path.size() > kProc.size() &&
-         std::isdigit(static_cast<unsigned char>(path[kProc.size()])) != 0;
 }
 
 std::int64_t birth_time(int fd) {
@@ -136,9 +128,6 @@ std::optional<Obstacle> path_file_obstacle(const OpenFile& file, const OpenFileT
   constexpr std::uint32_t kKnown = kReopenFlags | kTemporaryBit | O_ASYNC;
   if ((file.info.flags & ~kKnown) != 0) {
     return file.obstacle(Errc::kUnsupportedObject, fmt::format("unknown flags {:#o}", file.info.flags & ~kKnown));
-  }
-  if (is_process_file(file.link)) {
-    return file.obstacle(Errc::kUnsupportedObject, "a process's own file in /proc can't be saved");
   }
   // Pressure-stall triggers live as long as the opening they were written to.
   if (file.writes() && file.link.find("pressure") != std::string::npos && is_synthetic(file)) {
