@@ -254,6 +254,7 @@ Result<void> TreeImage::find_zombies() {
       fill_ids(stat, STASIS_TRY(proc->status()), zombie.record);
       zombie.record.zombie = true;
       zombie.record.wait_status = stat.exit_code;
+      zombie.record.name = stat.comm;
     }
   }
   return {};

@@ -285,10 +285,19 @@ Result<void> TreeRestore::end_helpers() {
   return {};
 }
 
+Result<void> TreeRestore::name_process(NewProcess& process, const std::string& name) const {
+  if (name.empty()) return {};
+  CallRunner calls(process, context_.patience);
+  const auto text = calls.batch().text(name);
+  STASIS_TRY(calls.call("setting the name of a process that has ended", SYS_prctl, PR_SET_NAME, text.remote, 0, 0, 0));
+  return calls.flush();
+}
+
 Result<void> TreeRestore::end_zombies() {
   for (std::size_t i = 0; i < records_.size(); ++i) {
     const ProcessRecord& record = records_[i];
     if (!record.zombie) continue;
+    STASIS_TRY(name_process(*others_[i], record.name));
     STASIS_TRY(others_[i]->end(record.wait_status, context_.patience));
     others_[i].reset();
     const std::size_t parent = node_with(record.parent);

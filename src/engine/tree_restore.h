@@ -61,6 +61,7 @@ class TreeRestore {
   Result<void> give_terminals();
   Result<void> end_helpers();
   Result<void> end_zombies();
+  Result<void> name_process(NewProcess& process, const std::string& name) const;
   Result<void> restore_job_states();
   template <class... Args>
   Result<void> call(std::size_t node, std::string what, long nr, Args... args);

@@ -247,7 +247,8 @@ void ImageTree::write_process(std::string& out, std::size_t index, const std::st
   const ViewedProcess& process = processes_[index];
   const ProcessRecord& record = process.record;
   if (record.zombie) {
-    out += fmt::format("{}{} has ended (wait status {:#x})\n", indent, record.pid.value(), record.wait_status);
+    out += fmt::format("{}{} {} has ended (wait status {:#x})\n", indent, record.pid.value(), escape_text(record.name),
+                       record.wait_status);
     return;
   }
   out += fmt::format("{}{} {}  session {}, group {}, {} thread{}{}{}\n", indent, record.pid.value(),
@@ -332,6 +333,7 @@ Json ImageTree::process_json(const ViewedProcess& process) const {
             {"process_group", record.process_group.value()},
             {"zombie", record.zombie}};
   if (record.zombie) {
+    json["name"] = escape_text(record.name);
     json["wait_status"] = record.wait_status;
     return json;
   }

@@ -19,6 +19,14 @@ char state_of(pid_t pid) {
   return end != nullptr ? end[2] : '?';
 }
 
+std::string name_of(pid_t pid) {
+  char text[64] = "";
+  const int fd = open(("/proc/" + std::to_string(pid) + "/comm").c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0 || read(fd, text, sizeof text - 1) <= 0) return "?";
+  close(fd);
+  return text;
+}
+
 template <class F>
 pid_t child(F work) {
   const pid_t pid = fork();
@@ -43,7 +51,10 @@ int main() {
   action.sa_handler = on_child;
   action.sa_flags = SA_RESTART | SA_NOCLDSTOP;
   SETUP(sigaction(SIGCHLD, &action, nullptr));
-  const pid_t exited = child([] { _exit(42); });
+  const pid_t exited = child([] {
+    prctl(PR_SET_NAME, "ended (child)");
+    _exit(42);
+  });
   const pid_t killed = child([] {
     const rlimit none{};
     setrlimit(RLIMIT_CORE, &none);
@@ -78,6 +89,7 @@ int main() {
   CHECK(child_signals <= signals_before + 1, "%d SIGCHLD came after the restart, one child ended",
         child_signals - signals_before);
   CHECK_EQ(state_of(exited), 'Z');
+  CHECK(name_of(exited) == "ended (child)\n", "the ended child is called %s", name_of(exited).c_str());
   CHECK_EQ(waitpid(exited, &status, 0), exited);
   CHECK_EQ(status, 42 << 8);
   CHECK_EQ(waitpid(killed, &status, 0), killed);

@@ -88,7 +88,8 @@ struct ProcessRecord {
                       field<17>("xcomp_permission", &R::xcomp_permission, Show::kHex),
                       field<18>("zombie", &R::zombie),
                       field<19>("wait_status", &R::wait_status, Show::kHex),
-                      field<20>("unasked", &R::unasked)};
+                      field<20>("unasked", &R::unasked),
+                      field<21>("name", &R::name, MaxLength{15})};
   }
 };
 
