@@ -20,6 +20,7 @@
 #include "resource/file_table/file_table.h"
 #include "resource/object_table.h"
 #include "resource/open_file/gather.h"
+#include "resource/open_file/mapped_files.h"
 #include "work/side_by_side.h"
 
 namespace stasis {
@@ -76,6 +77,7 @@ class Checkpoint {
   std::optional<Clock::time_point> frozen_;
   EnvironmentRecord environment_;
   kernel::TimeShift ahead_of_us_;  // the program's clocks
+  OutsideHolders outside_;         // who shares mapped memory with the tree; found before the freeze
   OpenFileTable files_;
   SeccompTable seccomp_;
   std::optional<TreeImage> tree_;
@@ -159,6 +161,10 @@ Result<void> Checkpoint::look() {
   tree_.emplace(STASIS_TRY(TreeImage::look(request_.pid)));
   const Obstacles obstacles = memory_obstacles();
   if (!obstacles.empty()) return to_error(obstacles);
+  std::vector<ProcessHandle> handles;
+  for (const auto& process : tree_->processes())
+    handles.push_back({.proc = &process->proc(), .vmas = &process->vmas()});
+  outside_ = STASIS_TRY(find_outside_mappings(handles));
   environment_ = STASIS_TRY(environment_of_host());
   environment_.codec = request_.codec;
   if (parent_) STASIS_TRY(parent_->name_in(environment_, request_.parent_name));
@@ -200,7 +206,7 @@ Result<void> Checkpoint::inspect() {
   for (const auto& process : tree_->processes()) {
     handles.push_back({.proc = &process->proc(), .pidfd = &process->traced().pidfd(), .vmas = &process->vmas()});
   }
-  files_ = STASIS_TRY(gather_open_files(handles, Hold::kTake));
+  files_ = STASIS_TRY(gather_open_files(handles, Hold::kTake, &outside_));
   Obstacles obstacles = collect_obstacles(files_, request_.policy);
   append(obstacles, memory_obstacles());
   if (!obstacles.empty()) return to_error(obstacles);

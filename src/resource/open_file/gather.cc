@@ -151,7 +151,12 @@ std::string slave_link(const OpenFile& file) {
 }
 
 Result<void> look_outside(OpenFileTable& table, std::span<const ProcessHandle> processes, const OutsideHolders* known) {
-  if (known != nullptr) table.outside = *known;
+  if (known != nullptr) {
+    table.outside = *known;
+    std::vector<HostPid> tree;
+    for (const ProcessHandle& process : processes) tree.push_back(process.proc->pid());
+    table.outside.forget(tree);
+  }
   std::set<std::string> links;
   for (const auto& file : table.files) {
     if (const auto slave = slave_link(*file); !slave.empty() && !table.outside.covers(slave)) links.insert(slave);

@@ -112,18 +112,43 @@ Result<void> gather_mapped_files(OpenFileTable& table, const kernel::ProcDir& pr
   return {};
 }
 
+namespace {
+
+std::vector<HostPid> pids_of(std::span<const ProcessHandle> processes) {
+  std::vector<HostPid> pids;
+  for (const ProcessHandle& process : processes) pids.push_back(process.proc->pid());
+  return pids;
+}
+
+}  // namespace
+
+Result<OutsideHolders> find_outside_mappings(std::span<const ProcessHandle> processes) {
+  std::set<OutsideHolders::MappedFileName> files;
+  for (const ProcessHandle& process : processes) {
+    if (process.vmas == nullptr) continue;
+    for (const Vma& vma : *process.vmas) {
+      if (auto link = nameless_link(vma); !link.empty()) {
+        files.insert({makedev(vma.dev_major, vma.dev_minor), vma.inode, std::move(link)});
+      }
+    }
+  }
+  OutsideHolders outside;
+  if (!files.empty()) STASIS_TRY(outside.scan_mappings(pids_of(processes), files));
+  return outside;
+}
+
 Result<void> look_for_outside_mappings(OpenFileTable& table, std::span<const ProcessHandle> processes) {
   std::set<OutsideHolders::MappedFileName> files;
   for (const auto& inode : table.inodes) {
     const OpenFile& file = inode->any();
     // A file with descriptors only may be mapped by others as well.
     const bool nameless = S_ISREG(file.stat.st_mode) && (file.stat.st_nlink == 0 || inode->mapped);
-    if (nameless && !file.is_path_only()) files.insert({inode->id.device, inode->id.inode, file.link});
+    if (!nameless || file.is_path_only()) continue;
+    OutsideHolders::MappedFileName name{inode->id.device, inode->id.inode, file.link};
+    if (!table.outside.covers(name)) files.insert(std::move(name));
   }
   if (files.empty()) return {};
-  std::vector<HostPid> tree;
-  for (const ProcessHandle& process : processes) tree.push_back(process.proc->pid());
-  return table.outside.scan_mappings(tree, files);
+  return table.outside.scan_mappings(pids_of(processes), files);
 }
 
 std::optional<Obstacle> mapped_file_obstacle(const OpenInode& inode, const OpenFileTable& tree) {

@@ -32,7 +32,10 @@ std::string nameless_link(const kernel::Vma& vma);
 // Adds the mappings of one process to the table, and to `mapped_writable` what they can write.
 Result<void> gather_mapped_files(OpenFileTable& table, const kernel::ProcDir& proc, std::span<const kernel::Vma> vmas,
                                  Hold hold);
-// Finds processes outside that share them.
+// Finds processes outside that share what the processes of the tree map: reads the mappings of the whole system, which
+// takes some 0.1 ms for each process.
+Result<OutsideHolders> find_outside_mappings(std::span<const ProcessHandle> processes);
+// The same for what the table does not know yet.
 Result<void> look_for_outside_mappings(OpenFileTable& table, std::span<const ProcessHandle> processes);
 // Why a file can't be saved to which no descriptor leads. REQUIRES: inode.mapped.
 std::optional<Obstacle> mapped_file_obstacle(const OpenInode& inode, const OpenFileTable& tree);

@@ -75,6 +75,7 @@ Result<void> OutsideHolders::scan(std::span<const HostPid> tree, const std::set<
                    .fd = number(entry->d_name).value_or(-1),
                    .reads = (link.st_mode & S_IRUSR) != 0,
                    .writes = (link.st_mode & S_IWUSR) != 0,
+                   .device = file.st_dev,
                    .inode = file.st_ino,
                    .command = command_of(proc_fd, *pid)});
     }
@@ -103,11 +104,20 @@ Result<void> OutsideHolders::scan_mappings(std::span<const HostPid> tree, const 
                                      .fd = -1,
                                      .reads = true,
                                      .writes = vma.writable(),
+                                     .device = name.device,
                                      .inode = vma.inode,
                                      .command = command_of(proc_fd, *pid)});
     }
   }
+  covered_files_.insert(files.begin(), files.end());
   return {};
+}
+
+void OutsideHolders::forget(std::span<const HostPid> tree) {
+  for (auto& [link, holders] : holders_) {
+    std::erase_if(holders,
+                  [&](const OutsideHolder& holder) { return std::ranges::find(tree, holder.pid) != tree.end(); });
+  }
 }
 
 void OutsideHolders::add(const std::string& link, OutsideHolder holder) {

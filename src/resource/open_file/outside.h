@@ -21,6 +21,7 @@ struct OutsideHolder {
   int fd = -1;
   bool reads = false;
   bool writes = false;
+  std::uint64_t device = 0;
   std::uint64_t inode = 0;
   std::string command;  // its name
 
@@ -44,6 +45,9 @@ class OutsideHolders {
   };
   Result<void> scan_mappings(std::span<const HostPid> tree, const std::set<MappedFileName>& files);
   bool covers(const std::string& link) const { return covered_.contains(link); }
+  bool covers(const MappedFileName& file) const { return covered_files_.contains(file); }
+  // Those that turned out to belong to the tree are no outsiders.
+  void forget(std::span<const HostPid> tree);
   std::span<const OutsideHolder> of(const std::string& link) const;
   // A holder that can read (write) what the tree writes (reads); null if none is known.
   const OutsideHolder* reader(const std::string& link) const;
@@ -53,6 +57,7 @@ class OutsideHolders {
 
  private:
   std::set<std::string> covered_;
+  std::set<MappedFileName> covered_files_;
   std::map<std::string, std::vector<OutsideHolder>> holders_;
 };
 

@@ -110,10 +110,12 @@ bool claims_terminal_slave(const OpenFile& file, const OpenFileTable& tree) {
 
 std::optional<Obstacle> terminal_obstacle(const OpenFile& file, const OpenFileTable& tree, const CheckpointPolicy&) {
   const unsigned index = *master_index(file);
-  const auto outside = tree.outside.of(slave_path(index));
-  if (!outside.empty()) {
-    return file.obstacle(Errc::kExternalPeer,
-                         fmt::format("{} has the other end of this terminal", outside.front().to_string()),
+  const OpenFile* const slave = find_slave(tree, index);
+  for (const OutsideHolder& holder : tree.outside.of(slave_path(index))) {
+    // Other containers have terminals of that name, too.
+    const bool by_name = slave != nullptr && major(slave->stat.st_rdev) != kTtyMajor;
+    if (by_name && holder.device != slave->stat.st_dev) continue;
+    return file.obstacle(Errc::kExternalPeer, fmt::format("{} has the other end of this terminal", holder.to_string()),
                          "checkpoint the process that started both");
   }
   if (!file.held) return std::nullopt;
