@@ -69,16 +69,25 @@ class ScopedPlain {
   int packets_ = 0;
 };
 
-bool is_ready(int fd, short events) {
+// poll(2), which a signal to us must not end: taking it for "nothing waits" would put what is left behind what was
+// taken.
+bool is_ready(int fd, short events, int milliseconds = 0) {
   pollfd poll{.fd = fd, .events = events, .revents = 0};
-  return ::poll(&poll, 1, 0) > 0 && (poll.revents & events) != 0;
+  int found = 0;
+  do {
+    found = ::poll(&poll, 1, milliseconds);
+  } while (found < 0 && errno == EINTR);
+  return found > 0 && (poll.revents & events) != 0;
 }
 
 // One read(2) of what waits; nullopt: nothing does.
 Result<std::optional<std::vector<std::byte>>> read_once(int fd) {
   std::vector<std::byte> bytes(1 << 16);
   if (!is_ready(fd, POLLIN)) return std::nullopt;
-  const ssize_t got = ::read(fd, bytes.data(), bytes.size());
+  ssize_t got = 0;
+  do {
+    got = ::read(fd, bytes.data(), bytes.size());
+  } while (got < 0 && errno == EINTR);
   if (got < 0 && (errno == EIO || errno == EAGAIN)) return std::nullopt;  // hung up, and read to the end
   if (got < 0) return Error::from_errno(errno, "read a terminal");
   bytes.resize(static_cast<std::size_t>(got));
@@ -97,10 +106,9 @@ Result<std::vector<std::byte>> read_all(int fd) {
 
 Result<void> write_all(int fd, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    pollfd poll{.fd = fd, .events = POLLOUT, .revents = 0};
-    if (::poll(&poll, 1, kPatienceMs) <= 0) return Error(Errc::kTimeout, "a terminal does not take its old contents");
+    if (!is_ready(fd, POLLOUT, kPatienceMs)) return Error(Errc::kTimeout, "a terminal does not take its old contents");
     const ssize_t put = ::write(fd, bytes.data(), bytes.size());
-    if (put < 0 && errno != EAGAIN) return Error::from_errno(errno, "write to a terminal");
+    if (put < 0 && errno != EAGAIN && errno != EINTR) return Error::from_errno(errno, "write to a terminal");
     if (put > 0) bytes = bytes.subspan(static_cast<std::size_t>(put));
   }
   return {};
@@ -149,8 +157,7 @@ Result<void> wait_until_taken(const PtyPair& pair, const ::termios2& settings) {
     ::usleep(100);
   }
   STASIS_TRY(write_all(pair.master, std::span(&start, 1)));
-  pollfd poll{.fd = pair.slave, .events = POLLOUT, .revents = 0};
-  if (::poll(&poll, 1, kPatienceMs) > 0) return {};
+  if (is_ready(pair.slave, POLLOUT, kPatienceMs)) return {};
   return Error(Errc::kTimeout, "a terminal does not go on");
 }
 
