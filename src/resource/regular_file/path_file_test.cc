@@ -278,12 +278,6 @@ TEST(PathFile, PathOnlyDescriptorsComeBackEvenOfLinks) {
   EXPECT_TRUE(S_ISLNK(stat.st_mode));
 }
 
-TEST(PathFile, AProcessesOwnProcFileIsRefused) {
-  RoundTrip trip;
-  const UniqueFd maps = open_file("/proc/self/maps", O_RDONLY);
-  EXPECT_FALSE(trip.save({maps.get()}));
-}
-
 TEST(PathFile, OtherProcFilesComeBackWhateverTheirTimes) {
   RoundTrip trip;
   UniqueFd file = open_file("/proc/meminfo", O_RDONLY);
