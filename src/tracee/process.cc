@@ -48,7 +48,7 @@ Result<std::unique_ptr<TracedProcess>> TracedProcess::attach(kernel::ProcDir pro
   process->pidfd_ = STASIS_TRY(kernel::pidfd_open(pid));
   STASIS_TRY(process->attach_new_threads());
   if (process->threads_.empty())
-    return Error(Errc::kNoSuchProcess, fmt::format("pid {} has no live thread", pid.value()));
+    return Error(Errc::kVanished, fmt::format("pid {} has no live thread any more", pid.value()));
   return process;
 }
 

@@ -6,6 +6,7 @@ Each case gives a command and the files it makes. It runs once undisturbed, whic
 much CPU time it takes; then again, is checkpointed with --kill after a part of that time, restarted in the foreground, and
 must end with the same status and the same output. With --long the inputs are as big as the issue asks for, and the
 program is killed three times."""
+import contextlib
 import os
 import pathlib
 import random
@@ -86,8 +87,12 @@ class Case:
             try:
                 found = self.disturbed(lab, options, process, cpu)
                 break
-            except Failure:
-                # Only the program itself, never a restarted one, may have been too fast.
+            except Failure as failure:
+                # Only the program itself, never a restarted one, may have been too fast. Stasis sees its end a moment
+                # before we do.
+                if "ended while it was being checkpointed" in str(failure):
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(timeout=2)
                 if left == 0 or process.poll() != 0 or self.outcome(lab, 0) != expected:
                     raise
         for name, value in expected.items():

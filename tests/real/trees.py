@@ -11,6 +11,7 @@ import pathlib
 import pty
 import shutil
 import sys
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -79,9 +80,12 @@ class Work:
             target = lab.restart_detached(kill_tree(lab, process), *PATIENCE)
             until(tree_cpu(target) + 0.2 * cpu)
             image = kill_tree(lab, target)
-        except Failure:
-            lab.reap()
-            if ended() and "the whole killed tree" not in str(sys.exc_info()[1]):
+        except Failure as failure:
+            # Stasis sees the end of a process a moment before its parent does.
+            limit = time.monotonic() + (2 if "ended while it was being checkpointed" in str(failure) else 0)
+            while not ended() and time.monotonic() < limit:
+                time.sleep(0.01)
+            if ended() and "the whole killed tree" not in str(failure):
                 raise TooShort from None
             raise
         last = lab.restart_foreground(image, *PATIENCE)
