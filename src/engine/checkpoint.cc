@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <ranges>
 
@@ -133,8 +134,10 @@ Error Checkpoint::explain(Error error) const {
     return Error(Errc::kVanished, fmt::format("process {} ended while it was being checkpointed", pid.value()));
   };
   if (error.code() == Errc::kNoSuchProcess) return error;
-  // Between a killed thread's end and the first sign of the others' there is a moment.
-  int tries = error.code() == Errc::kVanished || error.code() == Errc::kTargetLost ? 200 : 1;
+  // Between a killed thread's end and the first sign of the others' there is a moment; a process without memory is
+  // nobody's to look at.
+  constexpr std::array kMayBeAnEnd = {Errc::kVanished, Errc::kTargetLost, Errc::kNotOwner};
+  int tries = std::ranges::find(kMayBeAnEnd, error.code()) != kMayBeAnEnd.end() ? 200 : 1;
   for (; tries > 0 && tree_; --tries) {
     // Before the freeze the others may come and go; the root may not.
     for (const auto& process : tree_->processes() | std::views::take(frozen_ ? tree_->processes().size() : 1)) {
