@@ -40,6 +40,8 @@ int main() {
   const std::string own = "/proc/" + std::to_string(getpid());
   const int stat = open_file("/proc/self/stat");
   const int maps = open_file("/proc/self/maps");
+  const int maps_part = open_file("/proc/self/maps");
+  const int maps_end = open_file("/proc/self/maps");
   const int memory = open_file(own + "/mem", O_RDWR);
   const int descriptors = open_file("/proc/self/fd", O_RDONLY | O_DIRECTORY);
   const int thread = open_file("/proc/thread-self/comm", O_RDWR);
@@ -54,8 +56,20 @@ int main() {
   CHECK(std::string(first.data(), 6) == "Name:\t", "status begins with '%.6s'", first.data());
   static volatile int number = 17;
   SETUP(lseek(memory, static_cast<off_t>(reinterpret_cast<std::uintptr_t>(&number)), SEEK_SET));
+  // Read by halves: what was read before and what is read after make one text.
+  std::array<char, 100> part{};
+  SETUP(read(maps_part, part.data(), part.size()));
+  const std::string mappings = read_rest(maps_end);
+  const off_t end = lseek(maps_end, 0, SEEK_CUR);
 
   scenario::ready_and_wait();
+
+  CHECK_EQ(lseek(maps_part, 0, SEEK_CUR), static_cast<off_t>(part.size()));
+  CHECK_EQ(lseek(maps_end, 0, SEEK_CUR), end);
+  const std::string behind = read_rest(maps_end);
+  CHECK(behind.empty(), "the end of the mappings goes on: %s", behind.c_str());
+  const std::string both = std::string(part.data(), part.size()) + read_rest(maps_part);
+  CHECK(both == mappings, "the mappings were\n%s\nand are\n%s", mappings.c_str(), both.c_str());
 
   CHECK_EQ(lseek(stat, 0, SEEK_CUR), 10);
   CHECK_EQ(lseek(stat, 0, SEEK_SET), 0);

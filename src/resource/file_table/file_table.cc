@@ -174,7 +174,7 @@ bool RestoredFileTable::Install::open_own(Batch& batch, BatchChecks& checks) {
     const Entry& entry = entries_[opened_];
     const auto call = entry.file->own_call();
     if (!call) continue;
-    if (!batch.has_room(4, call->path.size() + 1)) return false;
+    if (!batch.has_room(5, call->path.size() + 32)) return false;
     const std::string what = fmt::format("open descriptor {} {}", entry.fd, call->path);
     const auto before = entries_.first(opened_);
     const auto twin = std::ranges::find(before, entry.file, &Entry::file);
@@ -199,6 +199,9 @@ bool RestoredFileTable::Install::open_own(Batch& batch, BatchChecks& checks) {
       if (call->arguments[1] != 0) {
         checks.add_equal(batch.call(SYS_lseek, lowest, call->arguments[1], SEEK_SET),
                          static_cast<std::int64_t>(call->arguments[1]), what + " (its offset)");
+        // It has now looked for that place among the mappings of this moment. A read elsewhere makes the next look
+        // anew.
+        if (call->tells_mappings) checks.add(batch.call(SYS_pread64, lowest, batch.array<char>(1), 1, 0), what);
       }
     }
     if (lowest != entry.fd) {
