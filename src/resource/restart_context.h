@@ -64,7 +64,6 @@ struct RestoredFile : RestoredObject {
     long number = 0;
     std::array<std::uint64_t, 2> arguments{};
     std::string path{};  // not empty: that is opened, with the flags and at the offset that the arguments are
-    bool tells_mappings = false;  // a sequential file (fs/seq_file.c) of what is not as it will be while tasks are made
   };
   virtual std::optional<OwnCall> own_call() const { return std::nullopt; }
   // Why there is no descriptor for some numbers, and what helps.

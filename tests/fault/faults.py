@@ -6,6 +6,7 @@ The target is counter.c, which watches itself. After every failure it must have 
 temporary file or process may be there that was not before."""
 import contextlib
 import ctypes
+import difflib
 import os
 import pathlib
 import random
@@ -85,6 +86,11 @@ def expect_error(result, status, code=None):
         raise Failure(f"an error is one line: {result.stderr!r}")
 
 
+def difference_of_maps(lab):
+    """What the target kept when its mappings were others, for a person who reads a failed test."""
+    return "".join(difflib.unified_diff(lab.read("maps.first").splitlines(True), lab.read("maps.now").splitlines(True)))
+
+
 def nothing_left(lab, allowed, what):
     """No process but `allowed` (pids), no file that looks like an image or a part of one."""
     lab.reap()
@@ -95,6 +101,8 @@ def nothing_left(lab, allowed, what):
                           f"{proc_text(extra[0], 'stat')[:60]})")
         time.sleep(0.005)
         lab.reap()
+    if (wrong := lab.read("wrong")) or (lab.dir / "maps.now").exists():
+        raise Failure(f"after {what} the target noticed: {wrong}{difference_of_maps(lab)}")
     known = {"count", "wrong", "stop", "out", "err", "bin", "tmp", "good.image", "small"}
     if extra := [name for name in os.listdir(lab.dir) if name not in known]:
         raise Failure(f"after {what} a file is left: {extra[0]}")
@@ -394,8 +402,11 @@ def interrupted_restart(lab, options):
     image = good_image(lab)
     lab.write("stop", "")
     start = time.monotonic()
-    lab.wait_exit(lab.restart_foreground(image), "restart")
+    status = lab.wait_exit(lab.restart_foreground(image), "restart")
     duration = time.monotonic() - start
+    if status:
+        raise Failure(f"an undisturbed restart ended with {status}: {lab.read('err')}")
+    nothing_left(lab, set(), "an undisturbed restart")
     generator = random.Random()
     (lab.dir / "stop").unlink()
     for number in range(200 if options.long else 24):

@@ -61,6 +61,8 @@ int main() {
   SETUP(read(maps_part, part.data(), part.size()));
   const std::string mappings = read_rest(maps_end);
   const off_t end = lseek(maps_end, 0, SEEK_CUR);
+  const int status_part = open_file("/proc/self/status");
+  SETUP(read(status_part, first.data(), 1));
 
   scenario::ready_and_wait();
 
@@ -70,6 +72,9 @@ int main() {
   CHECK(behind.empty(), "the end of the mappings goes on: %s", behind.c_str());
   const std::string both = std::string(part.data(), part.size()) + read_rest(maps_part);
   CHECK(both == mappings, "the mappings were\n%s\nand are\n%s", mappings.c_str(), both.c_str());
+  const std::string rest = read_rest(status_part);
+  CHECK(rest.starts_with("ame:\t") && rest.find("TracerPid:\t0\n") != std::string::npos, "the status is\n%s",
+        rest.c_str());
 
   CHECK_EQ(lseek(stat, 0, SEEK_CUR), 10);
   CHECK_EQ(lseek(stat, 0, SEEK_SET), 0);

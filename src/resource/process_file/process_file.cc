@@ -58,17 +58,10 @@ class RestoredProcessFile : public RestoredFile {
     if (fd) return std::nullopt;
     return OwnCall{.number = SYS_openat,
                    .arguments = {record_.flags & kFlags, static_cast<std::uint64_t>(record_.offset)},
-                   .path = record_.path,
-                   .tells_mappings = tells_mappings()};
+                   .path = record_.path};
   }
 
  private:
-  bool tells_mappings() const {
-    constexpr std::array<std::string_view, 3> kNames = {"maps", "smaps", "numa_maps"};
-    const std::string_view name = std::string_view(record_.path).substr(record_.path.rfind('/') + 1);
-    return (record_.flags & (O_ACCMODE | O_PATH)) == O_RDONLY && std::ranges::find(kNames, name) != kNames.end();
-  }
-
   ProcessFileRecord record_;
 };
 
