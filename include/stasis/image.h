@@ -29,6 +29,7 @@
 #include <vector>
 
 #include "stasis/image_schema.h"
+#include "stasis/keep_going.h"
 #include "stasis/objref.h"
 #include "stasis/result.h"
 
@@ -116,6 +117,7 @@ struct WriterOptions {
   Existing existing = Existing::kReplace;
   Staging staging = Staging::kAuto;
   ProgressHook progress;
+  KeepGoing keep_going;
 };
 
 // Room for a payload that somebody else writes (a task its own pages): `length` bytes at `offset` of `fd`.
@@ -206,6 +208,7 @@ struct ReaderOptions {
   RecordRegistry known;
   std::uint64_t max_structure_bytes = std::uint64_t{1} << 30;
   ProgressHook progress;
+  KeepGoing keep_going;
 };
 
 // Images in a row, each the parent of the one before it.

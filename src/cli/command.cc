@@ -80,6 +80,11 @@ void print_json(const nlohmann::ordered_json& object) {
 
 const std::atomic<bool>& cancelled() { return g_cancelled; }
 
+Result<void> until_cancelled(std::chrono::nanoseconds) {
+  if (g_cancelled.load(std::memory_order_relaxed)) return Error(Errc::kInterrupted, "interrupted by a signal");
+  return {};
+}
+
 void install_cancellation() {
   struct sigaction action{};
   action.sa_handler = cancel;

@@ -37,6 +37,8 @@ void print_json(const nlohmann::ordered_json& object);
 
 // Set by SIGINT, SIGTERM and SIGHUP once install_cancellation() was called; without SA_RESTART, so that waits end.
 const std::atomic<bool>& cancelled();
+// A KeepGoing: until then.
+Result<void> until_cancelled(std::chrono::nanoseconds stalled);
 void install_cancellation();
 
 // An option that takes one of a few names. `value` must live as long as `verb`.

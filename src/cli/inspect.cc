@@ -59,8 +59,9 @@ nlohmann::ordered_json parents_json(const VerifyReport& report) {
 int verify(const Options& options) {
   install_cancellation();
   Progress progress("verified");
-  const auto report =
-      verify_image(input_path(options.image), {.threads = 0, .known = resource_records(), .progress = progress.hook()});
+  const auto report = verify_image(
+      input_path(options.image),
+      {.threads = 0, .known = resource_records(), .progress = progress.hook(), .keep_going = until_cancelled});
   progress.finish();
   if (!report) return report_error(report.error(), options.json ? Output::kJson : Output::kText);
   if (options.json) {

@@ -23,7 +23,10 @@ int merge(const Options& options) {
   install_cancellation();
   Progress progress("merged");
   const auto report = merge_image(options.image, options.output,
-                                  {.codec = options.codec, .known = resource_records(), .progress = progress.hook()});
+                                  {.codec = options.codec,
+                                   .known = resource_records(),
+                                   .progress = progress.hook(),
+                                   .keep_going = until_cancelled});
   progress.finish();
   const Output output = options.json && options.output != "-" ? Output::kJson : Output::kText;
   if (!report) return report_error(report.error(), output);

@@ -153,6 +153,11 @@ Error Checkpoint::explain(Error error) const {
 Result<void> Checkpoint::open_image() {
   if (!request_.parent.empty()) parent_ = STASIS_TRY(ParentImage::open(request_.parent, request_.output));
   WriterOptions options{.codec = request_.codec};
+  options.keep_going = [this](std::chrono::nanoseconds stalled) -> Result<void> {
+    auto going = patience_.check();
+    if (going || stalled < std::chrono::seconds(1)) return going;
+    return std::move(going).error().note("nobody reads standard output");
+  };
   options.progress = request_.progress;
   auto image = request_.output == "-" ? ImageWriter::to_stream(STDOUT_FILENO, options)
                                       : ImageWriter::create(request_.output, options);

@@ -14,6 +14,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/stream.h"
 #include "engine/foreground.h"
 #include "engine/image_rights.h"
 #include "engine/init_channel.h"
@@ -70,6 +71,8 @@ class RestartSession {
   Result<bool> needs_namespace() const;
   Result<std::optional<kernel::TimeShift>> time_shift() const;
   RestartTreeRequest tree_request();
+  KeepGoing keep_going() const;
+  std::string image_name() const { return request_.image == "-" ? "standard input" : request_.image; }
   void pass_on_early_signal(HostPid receiver) const;
   Result<ProgramEnd> run_here();
   Result<ProgramEnd> run_in_namespaces(std::optional<kernel::TimeShift> shift);
@@ -86,17 +89,31 @@ class RestartSession {
 
 Result<void> RestartSession::open_image() {
   const bool stream = request_.image == "-";
-  if (!stream) file_ = STASIS_TRY(open_at(AT_FDCWD, request_.image, O_RDONLY));
+  if (!stream) file_ = STASIS_TRY(open_input(request_.image, keep_going()));
   const int fd = stream ? STDIN_FILENO : file_.get();
-  owner_ = STASIS_TRY(owner_of_image(fd, stream ? "standard input" : request_.image));
+  owner_ = STASIS_TRY(owner_of_image(fd, image_name()));
   // By the caller's rights; what follows is done by those of the image's owner.
   pidfile_ = STASIS_TRY(Pidfile::open(request_.pidfile));
   STASIS_TRY(become_owner(owner_));
   return read_image();
 }
 
+// While a stream brings nothing.
+KeepGoing RestartSession::keep_going() const {
+  return [this](std::chrono::nanoseconds stalled) -> Result<void> {
+    if (request_.cancelled && request_.cancelled->load(std::memory_order_relaxed)) {
+      return Error(Errc::kInterrupted, "interrupted by a signal");
+    }
+    if (stalled < request_.timeout) return {};
+    return Error(Errc::kTimeout, fmt::format("{} has brought nothing for {:.1f} s", image_name(),
+                                             std::chrono::duration<double>(stalled).count()))
+        .with_help("--timeout allows more");
+  };
+}
+
 Result<void> RestartSession::read_image() {
-  image_ = STASIS_TRY(ImageReader::from_fd(file_ ? file_.get() : STDIN_FILENO, {.known = resource_records()}));
+  image_ = STASIS_TRY(ImageReader::from_fd(file_ ? file_.get() : STDIN_FILENO,
+                                           {.known = resource_records(), .keep_going = keep_going()}));
   return image_->open_parents(file_ ? directory_of(request_.image) : "");
 }
 

@@ -26,11 +26,12 @@ Result<void> copy_structure(const ImageReader& reader, ImageWriter& writer, Code
 
 Result<MergeReport> merge_image(const std::string& image, const std::string& output, const MergeOptions& options) {
   const std::string input = image == "-" ? "/dev/stdin" : image;
-  ImageReader reader = STASIS_TRY(ImageReader::open(input, {.known = options.known}));
+  ImageReader reader = STASIS_TRY(ImageReader::open(input, {.known = options.known, .keep_going = options.keep_going}));
   STASIS_TRY(reader.open_parents(directory_of(image)));
   const Codec codec = options.codec.value_or(reader.environment().codec);
   WriterOptions writing{.codec = codec};
   writing.progress = options.progress;
+  writing.keep_going = options.keep_going;
   auto opened = output == "-" ? ImageWriter::to_stream(STDOUT_FILENO, writing) : ImageWriter::create(output, writing);
   ImageWriter writer = STASIS_TRY(std::move(opened));
   const auto copied = [&]() -> Result<void> {

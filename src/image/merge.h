@@ -14,6 +14,7 @@ struct MergeOptions {
   std::optional<Codec> codec;  // absent: the image's own
   RecordRegistry known;        // as ReaderOptions::known
   ProgressHook progress;
+  KeepGoing keep_going;
 };
 
 struct MergeReport {

@@ -76,6 +76,9 @@ class ImageReader::Impl {
   Result<std::optional<ChunkInfo>> next_chunk(std::vector<std::byte>& buffer);
   Result<void> read_chunk(std::size_t i, std::span<std::byte> out) const;
   Result<void> verify_chunk(std::size_t i) const;
+  Result<void> keep_going() const {
+    return options_.keep_going ? options_.keep_going(std::chrono::nanoseconds(0)) : Result<void>();
+  }
   Result<void> finish();
 
   Result<void> open_parents(const std::string& directory);
@@ -338,6 +341,7 @@ Result<void> ImageReader::Impl::read_chunk(std::size_t i, std::span<std::byte> o
   if (i >= chunks().size()) return Error(Errc::kInvalidArgument, fmt::format("there is no chunk {}", i));
   const ChunkInfo& chunk = chunks_[i];
   if (out.size() != chunk.raw_size) return Error(Errc::kInvalidArgument, "read_chunk: the buffer has another size");
+  STASIS_TRY(keep_going());
   STASIS_TRY(check_chunk_frame(i));
   if (chunk.codec == Codec::kParent) {
     STASIS_TRY(read_inherited(chunk, out));
@@ -374,6 +378,7 @@ Result<void> ImageReader::Impl::verify_payload(const ChunkInfo& chunk) const {
 Result<void> ImageReader::Impl::verify_chunk(std::size_t i) const {
   if (i >= chunks().size()) return Error(Errc::kInvalidArgument, fmt::format("there is no chunk {}", i));
   const ChunkInfo& chunk = chunks_[i];
+  STASIS_TRY(keep_going());
   STASIS_TRY(check_chunk_frame(i));
   STASIS_TRY(verify_payload(chunk));
   if (chunk.codec == Codec::kParent) STASIS_TRY(find_inherited(chunk));
@@ -397,6 +402,7 @@ Result<std::optional<ChunkInfo>> ImageReader::Impl::next_chunk(std::vector<std::
 Result<std::optional<ChunkInfo>> ImageReader::Impl::next_stream_chunk(std::vector<std::byte>& buffer,
                                                                       Inherited inherited) {
   if (finished_) return std::optional<ChunkInfo>();
+  STASIS_TRY(keep_going());
   const std::uint64_t offset = stream_offset_;
   const StreamRecord record = STASIS_TRY(read_stream_record(*source_, offset, index_bound_));
   stream_offset_ += kRecordHeaderSize + record.payload.size();
@@ -508,7 +514,8 @@ Result<std::unique_ptr<ImageReader>> ImageReader::Impl::open_parent(const std::s
   if (files.size() >= kMaxChain) {
     return Error(Errc::kParentImage, fmt::format("more than {} images in a row", kMaxChain));
   }
-  auto impl = std::make_unique<Impl>(STASIS_TRY(own_source(std::move(file.fd))), ReaderOptions{});
+  auto impl = std::make_unique<Impl>(STASIS_TRY(own_source(std::move(file.fd))),
+                                     ReaderOptions{.keep_going = options_.keep_going});
   if (auto good = impl->open(); !good) {
     return std::move(good).error().note(fmt::format("parent image {}", path)).with_code(Errc::kParentImage);
   }
@@ -648,7 +655,7 @@ ImageReader::~ImageReader() = default;
 
 Result<ImageReader> ImageReader::open(const std::string& path, ReaderOptions options) {
   auto opened = [&]() -> Result<ImageReader> {
-    auto impl = std::make_unique<Impl>(STASIS_TRY(open_source(path)), std::move(options));
+    auto impl = std::make_unique<Impl>(STASIS_TRY(open_source(path, options.keep_going)), std::move(options));
     STASIS_TRY(impl->open());
     return ImageReader(std::move(impl));
   }();
@@ -658,7 +665,7 @@ Result<ImageReader> ImageReader::open(const std::string& path, ReaderOptions opt
 }
 
 Result<ImageReader> ImageReader::from_fd(int fd, ReaderOptions options) {
-  auto impl = std::make_unique<Impl>(STASIS_TRY(borrow_source(fd)), std::move(options));
+  auto impl = std::make_unique<Impl>(STASIS_TRY(borrow_source(fd, options.keep_going)), std::move(options));
   STASIS_TRY(impl->open());
   return ImageReader(std::move(impl));
 }

@@ -11,17 +11,18 @@
 #include <string>
 
 #include "base/file.h"
+#include "base/stream.h"
 
 namespace stasis {
 namespace {
 
 class FdSource final : public ImageSource {
  public:
-  FdSource(UniqueFd owned, int fd, bool seekable, std::uint64_t size)
-      : owned_(std::move(owned)), fd_(fd), seekable_(seekable), size_(size) {}
+  FdSource(UniqueFd owned, int fd, bool seekable, std::uint64_t size, KeepGoing keep_going)
+      : owned_(std::move(owned)), fd_(fd), seekable_(seekable), size_(size), keep_going_(std::move(keep_going)) {}
 
   Result<std::size_t> read(std::span<std::byte> buffer) override {
-    if (!seekable_) return read_full(fd_, buffer);
+    if (!seekable_) return read_stream(fd_, buffer, keep_going_);
     const std::size_t got = STASIS_TRY(read_at(buffer, position_));
     position_ += got;
     return got;
@@ -40,6 +41,7 @@ class FdSource final : public ImageSource {
   bool seekable_;
   std::uint64_t size_;
   std::uint64_t position_ = 0;
+  KeepGoing keep_going_;
 };
 
 class MemorySource final : public ImageSource {
@@ -88,29 +90,33 @@ class SequentialSource final : public ImageSource {
   std::uint64_t position_ = 0;
 };
 
-Result<std::unique_ptr<ImageSource>> make_fd_source(UniqueFd owned, int fd) {
+Result<std::unique_ptr<ImageSource>> make_fd_source(UniqueFd owned, int fd, const KeepGoing& keep_going) {
   struct stat info{};
   if (::fstat(fd, &info) != 0) return Error::from_errno(errno, "stat the image");
   if (S_ISDIR(info.st_mode)) return Error(Errc::kBadImage, "the image is a directory");
   const bool seekable = S_ISREG(info.st_mode) && ::lseek(fd, 0, SEEK_CUR) == 0;
   const auto size = static_cast<std::uint64_t>(info.st_size);
-  return std::unique_ptr<ImageSource>(std::make_unique<FdSource>(std::move(owned), fd, seekable, size));
+  return std::unique_ptr<ImageSource>(std::make_unique<FdSource>(std::move(owned), fd, seekable, size, keep_going));
 }
 
 Error truncated() { return Error(Errc::kImageTruncated, "the image ends too early"); }
 
 }  // namespace
 
-Result<std::unique_ptr<ImageSource>> open_source(const std::string& path) {
-  return own_source(STASIS_TRY(open_at(AT_FDCWD, path, O_RDONLY | O_NOCTTY)));
+Result<std::unique_ptr<ImageSource>> open_source(const std::string& path, const KeepGoing& keep_going) {
+  UniqueFd fd = STASIS_TRY(open_input(path, keep_going));
+  const int number = fd.get();
+  return make_fd_source(std::move(fd), number, keep_going);
 }
 
 Result<std::unique_ptr<ImageSource>> own_source(UniqueFd fd) {
   const int number = fd.get();
-  return make_fd_source(std::move(fd), number);
+  return make_fd_source(std::move(fd), number, {});
 }
 
-Result<std::unique_ptr<ImageSource>> borrow_source(int fd) { return make_fd_source(UniqueFd(), fd); }
+Result<std::unique_ptr<ImageSource>> borrow_source(int fd, const KeepGoing& keep_going) {
+  return make_fd_source(UniqueFd(), fd, keep_going);
+}
 
 std::unique_ptr<ImageSource> memory_source(std::span<const std::byte> bytes, ImageReader::Access access) {
   return std::make_unique<MemorySource>(bytes, access == ImageReader::Access::kFile);

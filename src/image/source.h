@@ -31,10 +31,11 @@ class ImageSource {
 };
 
 // A regular file at position 0 becomes a seekable source, anything else a stream.
-Result<std::unique_ptr<ImageSource>> open_source(const std::string& path);
+// `keep_going` is asked while a stream stalls.
+Result<std::unique_ptr<ImageSource>> open_source(const std::string& path, const KeepGoing& keep_going);
 Result<std::unique_ptr<ImageSource>> own_source(UniqueFd fd);
 // Borrowed descriptor.
-Result<std::unique_ptr<ImageSource>> borrow_source(int fd);
+Result<std::unique_ptr<ImageSource>> borrow_source(int fd, const KeepGoing& keep_going);
 // Borrowed bytes.
 std::unique_ptr<ImageSource> memory_source(std::span<const std::byte> bytes, ImageReader::Access access);
 // `base` read from its beginning as a stream. `base` must outlive it.

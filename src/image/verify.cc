@@ -109,7 +109,8 @@ Result<VerifyReport> verify_image(ImageReader& reader, const VerifyOptions& opti
 }
 
 Result<VerifyReport> verify_image(const std::string& path, const VerifyOptions& options) {
-  ImageReader reader = STASIS_TRY(ImageReader::open(path, {.known = options.known, .progress = options.progress}));
+  ImageReader reader = STASIS_TRY(ImageReader::open(
+      path, {.known = options.known, .progress = options.progress, .keep_going = options.keep_going}));
   STASIS_TRY(reader.open_parents(directory_of(path)));
   auto report = verify_image(reader, options);
   if (!report) return std::move(report).error().note(path);

@@ -14,6 +14,7 @@ struct VerifyOptions {
   unsigned threads = 0;  // that read chunks of a file; 0: one per CPU that may be used
   RecordRegistry known;  // as ReaderOptions::known; their records are decoded too
   ProgressHook progress;
+  KeepGoing keep_going;
 };
 
 struct VerifyReport {

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "base/file.h"
+#include "base/stream.h"
 #include "image/codec.h"
 #include "image/format.h"
 #include "image/hash.h"
@@ -174,7 +175,7 @@ Result<ImageWriter::Impl::Placed> ImageWriter::Impl::place(const ChunkRecord& re
 }
 
 Result<void> ImageWriter::Impl::put(std::span<const std::byte> bytes, std::uint64_t offset) {
-  if (!file_) return write_full(stream_, bytes);
+  if (!file_) return write_stream(stream_, bytes, options_.keep_going);
   return pwrite_full(file_->fd(), bytes, static_cast<off_t>(offset));
 }
 
@@ -244,6 +245,7 @@ Result<void> ImageWriter::Impl::inherit(ObjRef object, std::span<const PageRun> 
 }
 
 Result<void> ImageWriter::Impl::add_placed(const ChunkRecord& record, std::span<const std::byte> payload) {
+  if (options_.keep_going) STASIS_TRY(options_.keep_going(std::chrono::nanoseconds(0)));
   const ImageHash hash = hash_bytes(payload);
   std::vector<std::byte> end;
   STASIS_TRY(append_record(end, ChunkEndRecord{hash}));
@@ -343,7 +345,12 @@ void ImageWriter::Impl::abort(const Error& reason) {
     bytes.assign(preamble.begin(), preamble.end());
   }
   const ErrorRecord record{static_cast<std::uint16_t>(reason.code()), reason.to_string()};
-  if (append_record(bytes, record)) (void)remember(put(bytes, 0));
+  // Whoever does not take it soon does not hear why.
+  constexpr std::chrono::seconds kSoon(1);
+  const KeepGoing for_a_moment = [&](std::chrono::nanoseconds stalled) -> Result<void> {
+    return stalled < kSoon ? Result<void>() : Result<void>(Error(reason));
+  };
+  if (append_record(bytes, record)) (void)remember(write_stream(stream_, bytes, for_a_moment));
 }
 
 // ---- the public face ------------------------------------------------------------------------------------------------
