@@ -289,10 +289,12 @@ Result<void> TreeImage::resume(int signal) {
   return first;
 }
 
-// wait4(2) by the parent, through its gate.
+// wait4(2) by the parent, through its gate. A parent that was killed by others, or did not come back from the last such
+// call, is left alone.
 void TreeImage::reap_in(ProcessImage& parent, ImagePid child) {
   if (!parent.attached() || !parent.traced().gate_open()) return;
-  const Patience patience(std::chrono::seconds(1), nullptr);
+  if (parent.traced().carrier().state() != TracedThread::State::kStopped) return;
+  const Patience patience(std::chrono::seconds(60), nullptr);
   Batch batch(parent.traced().carrier_slot());
   batch.call(SYS_wait4, child.value(), 0, WNOHANG | __WALL, 0);
   if (auto ran = parent.traced().run(batch, patience); !ran) log::debug("checkpoint", "{}", ran.error().message());
