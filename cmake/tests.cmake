@@ -2,7 +2,7 @@
 # One unit-test program per layer; tests lie beside the code they test.
 find_package(GTest REQUIRED)
 set(unit_objects "")
-set(unit_timeout 300)
+set(unit_timeout 600)
 if(CMAKE_CXX_FLAGS MATCHES "-fsanitize")
   set(unit_timeout 900)
 endif()
@@ -16,6 +16,11 @@ foreach(layer ${STASIS_LAYERS})
     set_tests_properties(unit_${layer} PROPERTIES LABELS unit TIMEOUT ${unit_timeout})
   endif()
 endforeach()
+# Who makes System V objects or shared memory runs apart from who looks for leftovers of that kind (ipc), and who needs a
+# port once more that it gave up for a moment apart from those who are given any (ports).
+if(TARGET unit_resource)
+  set_tests_properties(unit_resource PROPERTIES RESOURCE_LOCK "ipc;ports")
+endif()
 # doc/errors.md says what the table of errors says.
 add_executable(errors_doc tools/errors_doc.cc)
 target_link_libraries(errors_doc PRIVATE stasis_work)
@@ -28,7 +33,7 @@ set(areas image stress)
 if(NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize")
   list(APPEND areas scenario real run fault)
   add_test(NAME install COMMAND ${CMAKE_SOURCE_DIR}/tests/install/test_install.sh ${CMAKE_BINARY_DIR})
-  set_tests_properties(install PROPERTIES LABELS install TIMEOUT 300)
+  set_tests_properties(install PROPERTIES LABELS install TIMEOUT 900)
 endif()
 # stasis_cases(file label [PROGRAM target] CASES... [LONG...]): each case of a run_cases() program (tests/harness) as root and
 # as an ordinary user; those of LONG again with big inputs and counts, label `long`.
@@ -43,7 +48,7 @@ function(stasis_cases file label)
     foreach(who root user)
       set(name ${label}_${case}_${who})
       add_test(NAME ${name} COMMAND ${command} ${case} ${who})
-      set_tests_properties(${name} PROPERTIES LABELS ${label} TIMEOUT 180 SKIP_RETURN_CODE 77)
+      set_tests_properties(${name} PROPERTIES LABELS ${label} TIMEOUT 900 SKIP_RETURN_CODE 77)
       if(case IN_LIST ARG_LONG)
         add_test(NAME ${name}_long COMMAND ${command} --long ${case} ${who})
         set_tests_properties(${name}_long PROPERTIES LABELS long TIMEOUT 3600 SKIP_RETURN_CODE 77)

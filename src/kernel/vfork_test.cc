@@ -27,7 +27,7 @@ TEST(WaitsForVfork, SeesTheParentAndNotTheChild) {
   }
   const auto proc = ProcDir::open(HostPid(pid));
   ASSERT_TRUE(proc);
-  constexpr int kTries = 5000;
+  constexpr int kTries = 120000;
   int tries = 0;
   while (!waits_for_vfork(HostPid(pid)) && ++tries < kTries) ::usleep(1000);
   EXPECT_LT(tries, kTries);

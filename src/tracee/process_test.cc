@@ -50,7 +50,7 @@ class Target {
   bool goes_on() const {
     const auto before = beats();
     const auto moved = [&] { return beats()[0] >= before[0] + 1000 && beats()[1] >= before[1] + 1000; };
-    for (int i = 0; i < 20'000 && !moved(); ++i) {
+    for (int i = 0; i < 120'000 && !moved(); ++i) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       if (::waitpid(pid_, nullptr, WNOHANG) != 0) return false;
     }
@@ -89,7 +89,7 @@ Frozen freeze(HostPid pid, const Patience& patience) {
 
 TEST(TracedProcess, StopsEveryThreadAndLetsThemRunOn) {
   Target target;
-  Patience patience(std::chrono::seconds(5), nullptr);
+  Patience patience(std::chrono::seconds(120), nullptr);
   {
     Frozen frozen = freeze(target.pid(), patience);
     EXPECT_EQ(frozen.process->threads().size(), 2u);
@@ -102,7 +102,7 @@ TEST(TracedProcess, StopsEveryThreadAndLetsThemRunOn) {
 
 TEST(TracedProcess, GateRunsCallsInEachThreadAndLeavesNothingBehind) {
   Target target;
-  Patience patience(std::chrono::seconds(5), nullptr);
+  Patience patience(std::chrono::seconds(120), nullptr);
   Frozen frozen = freeze(target.pid(), patience);
   const Gadgets gadgets = find_gadgets(frozen.process->memory(), frozen.vmas);
   EXPECT_TRUE(gadgets.safe());
@@ -134,7 +134,7 @@ TEST(TracedProcess, SurvivesAKilledCoordinatorWhileTheGateStands) {
   const auto before = *kernel::ProcDir::open(target.pid())->maps();
   const pid_t coordinator = ::fork();
   if (coordinator == 0) {
-    Patience patience(std::chrono::seconds(5), nullptr);
+    Patience patience(std::chrono::seconds(120), nullptr);
     Frozen frozen = freeze(target.pid(), patience);
     if (!frozen.process->open_gate(find_gadgets(frozen.process->memory(), frozen.vmas), frozen.vmas, patience))
       ::_exit(1);

@@ -51,7 +51,8 @@ def big_file(lab, megabytes):
 
 
 class Case:
-    """argv as a function (lab, long), a file for stdin, and the files beside stdout that must come out the same."""
+    """argv as a function (lab, long, times), a file for stdin, and the files beside stdout that must come out the same.
+    The work is `times` as big as usual."""
 
     def __init__(self, argv, stdin=None, files=()):
         self.argv, self.stdin, self.files = argv, stdin, files
@@ -77,9 +78,10 @@ class Case:
         return self.outcome(lab, process.returncode), usage.ru_utime + usage.ru_stime
 
     def __call__(self, lab, options):
-        argv = self.argv(lab, options.long)
-        tries = 4  # on a busy machine a run may be over sooner than the one that was measured
-        for left in reversed(range(tries)):
+        # On a busy machine a run may be over before it is checkpointed: the next one has more to do.
+        sizes = (1, 4, 16, 64)
+        for times in sizes:
+            argv = self.argv(lab, options.long, times)
             expected, cpu = self.undisturbed(lab, argv)
             if expected["status"] != 0:
                 raise Failure(f"an undisturbed run ends with {expected['status']}: {lab.read('err')}")
@@ -92,8 +94,8 @@ class Case:
                 # before we do.
                 if "ended while it was being checkpointed" in str(failure):
                     with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(timeout=2)
-                if left == 0 or process.poll() != 0 or self.outcome(lab, 0) != expected:
+                        process.wait(timeout=lab.seconds)
+                if times == sizes[-1] or process.poll() != 0 or self.outcome(lab, 0) != expected:
                     raise
         for name, value in expected.items():
             if found[name] != value:
@@ -118,68 +120,69 @@ class Case:
         return self.outcome(lab, lab.wait_exit(process, "the restarted program"))
 
 
-def python_threads(lab, is_long):
-    return [PYTHON, script(lab, "threads.py"), 1500000 if is_long else 400000]
+def python_threads(lab, is_long, times):
+    return [PYTHON, script(lab, "threads.py"), times * (1500000 if is_long else 400000)]
 
 
-def python_numpy(lab, is_long):
+def python_numpy(lab, is_long, times):
     if subprocess.run([PYTHON, "-c", "import numpy"], capture_output=True, check=False).returncode:
         raise Skip("numpy is not installed")
-    return [PYTHON, script(lab, "with_numpy.py"), 600 if is_long else 50]
+    return [PYTHON, script(lab, "with_numpy.py"), times * (600 if is_long else 50)]
 
 
-def perl(lab, is_long):
+def perl(lab, is_long, times):
     need("perl")
-    return ["perl", script(lab, "sieve.pl"), 3000000 if is_long else 700000]
+    return ["perl", script(lab, "sieve.pl"), times * (3000000 if is_long else 700000)]
 
 
-def bash(lab, is_long):
+def bash(lab, is_long, times):
     lab.write("input.txt", "".join(f"line {i}\n" for i in range(50)))
-    return ["bash", script(lab, "count.sh"), 1000000 if is_long else 120000]
+    return ["bash", script(lab, "count.sh"), times * (1000000 if is_long else 120000)]
 
 
-def sqlite(lab, is_long):
+def sqlite(lab, is_long, times):
     need("sqlite3")
     text = (HERE / "programs/queries.sql").read_text()
-    lab.write("queries.sql", text if is_long else text.replace("300000", "90000"))
+    lab.write("queries.sql", text.replace("300000", str(times * (300000 if is_long else 90000))))
     return ["sqlite3", ":memory:"]
 
 
-def xz(lab, is_long):
+def xz(lab, is_long, times):
     need("xz")
-    return ["xz", "-0" if is_long else "-1", "-T1", "-c", big_file(lab, 500 if is_long else 6)]
+    return ["xz", "-0" if is_long else "-1", "-T1", "-c", big_file(lab, times * (500 if is_long else 6))]
 
 
-def sha256sum(lab, is_long):
-    return ["sha256sum", big_file(lab, 500 if is_long else 150)]
+def sha256sum(lab, is_long, times):
+    return ["sha256sum", big_file(lab, times * (500 if is_long else 150))]
 
 
-def cc1(lab, is_long):
+def cc1(lab, is_long, times):
     need("gcc")
     compiler = subprocess.run(["gcc", "-print-prog-name=cc1"], capture_output=True, text=True, check=True).stdout.strip()
+    count = times * (1500 if is_long else 150)
     functions = "".join(
         f"static unsigned f{i}(unsigned a, const unsigned *p) {{ unsigned s = {i};\n"
         f"  for (unsigned i = 0; i < a; i++) {{ s = s * 31 + p[i & 7] % (i + {i} + 1); if (s & 4) s ^= p[(s >> 3) & 7]; }}\n"
         f"  switch (s % 7) {{ case 0: return s + 1; case 3: return s / 3; case 5: return ~s; default: return s; }} }}\n"
-        for i in range(1500 if is_long else 150))
-    calls = " ".join(f"s += f{i}(a, p);" for i in range(1500 if is_long else 150))
+        for i in range(count))
+    calls = " ".join(f"s += f{i}(a, p);" for i in range(count))
     source = lab.write("long.c", f"{functions}unsigned all(unsigned a, const unsigned *p) {{ unsigned s = 0; {calls} return s; }}\n")
     return [compiler, "-quiet", "-O2", source, "-o", lab.path("long.s")]
 
 
-def java(lab, is_long):
+def java(lab, is_long, times):
     need("java", "javac")
     subprocess.run(["javac", "-d", lab.dir, HERE / "programs/Count.java"], check=True)
     # No performance file: it would stay behind in /tmp where the JVM is killed.
-    return ["java", "-XX:-UsePerfData", "-Xmx256m", "-cp", lab.dir, "Count", 400000000 if is_long else 60000000]
+    return ["java", "-XX:-UsePerfData", "-Xmx256m", "-cp", lab.dir, "Count", times * (400000000 if is_long else 60000000)]
 
 
-def static_binary(lab, is_long):
-    return [build(lab, "many_threads.c", "-static"), 2, 1500000 if is_long else 300000]
+def static_binary(lab, is_long, times):
+    return [build(lab, "many_threads.c", "-static"), 2, times * (1500000 if is_long else 300000)]
 
 
-def threads_200(lab, is_long):
-    return [build(lab, "many_threads.c"), 200, 4000000 if is_long else 800000]
+def threads_200(lab, is_long, times):
+    return [build(lab, "many_threads.c"), 200, times * (4000000 if is_long else 800000)]
 
 
 CASES = {

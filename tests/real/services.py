@@ -18,13 +18,13 @@ import urllib.request
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent / "harness"))
-from harness import Failure, Skip, descendants, proc_text, run_cases  # noqa: E402  (the path comes first)
+from harness import EVENT_SECONDS, Failure, Skip, descendants, proc_text, run_cases  # noqa: E402  (the path comes first)
 from tree_lab import free_port, lives, need, script, wait_nobody  # noqa: E402
 
 
 def say(lab, argv, **options):
     """Output of a client that must succeed."""
-    done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, cwd=lab.dir, timeout=60, check=False,
+    done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, cwd=lab.dir, timeout=lab.seconds, check=False,
                           stdin=subprocess.DEVNULL, env=lab.environment(), **{**lab.identity(), **options})
     if done.returncode:
         raise Failure(f"{' '.join(map(str, argv))} ended with {done.returncode}: {done.stderr.strip()} {lab.read('err')[-300:]}")
@@ -45,7 +45,7 @@ def get(lab, port, path="/"):
     def answered():
         nonlocal answer
         with contextlib.suppress(ConnectionRefusedError, urllib.error.URLError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=lab.seconds) as response:
                 answer = response.read()
         return answer is not None
     lab.wait_for(answered, f"answer from port {port}")
@@ -67,7 +67,7 @@ class Redis:
     def __call__(self, *commands):
         """Sends commands in one go; returns their answers."""
         with socket.socket(socket.AF_UNIX) as peer:
-            peer.settimeout(60)
+            peer.settimeout(EVENT_SECONDS)
             peer.connect(self.path)
             stream = peer.makefile("rb")
             answers = []
@@ -433,4 +433,4 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    run_cases(CASES, seconds=150, description=__doc__)
+    run_cases(CASES, description=__doc__)

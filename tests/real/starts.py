@@ -13,7 +13,7 @@ import threading
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "harness"))
-from harness import TEST_UID, Failure, run_cases  # noqa: E402  (the path comes first)
+from harness import PATIENCE, TEST_UID, Failure, run_cases  # noqa: E402  (the path comes first)
 
 PYTHON = "/usr/bin/python3"
 DIGITS = "3000"
@@ -21,10 +21,14 @@ STATUS = 3  # what pi.py ends with
 
 
 def pi(lab):
-    """The command and what it prints."""
+    """The command, which ends only after to_the_end(), and what it prints."""
     argv = [PYTHON, lab.write("pi.py", (HERE / "programs/pi.py").read_bytes()), DIGITS]
     expected = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
-    return argv, expected
+    return [*argv, lab.path("to-the-end")], expected
+
+
+def to_the_end(lab):
+    lab.write("to-the-end", "")
 
 
 class Collector(threading.Thread):
@@ -65,12 +69,11 @@ def stream_case(make_pair, detached):
         lab.wait_for(lambda: len(first.data) > len(expected) // 4, "first part of the output", process)
         image = lab.checkpoint_and_kill(process)
         lab.wait_for(lambda: first.ended, "end of the first stream")
-        if len(first.data) >= len(expected):
-            raise Failure("the program had ended before it was checkpointed")
+        to_the_end(lab)
         ours, theirs = make_pair()
         second = Collector(ours)
         options = ["--detach"] if detached else []
-        restarted = lab.start([lab.stasis, "restart", image, *options], stdout=theirs, stderr=theirs)
+        restarted = lab.start([lab.stasis, "restart", image, *PATIENCE, *options], stdout=theirs, stderr=theirs)
         os.close(theirs)
         status = lab.wait_exit(restarted, "restart")
         if status != (0 if detached else STATUS):
@@ -136,6 +139,7 @@ def shell_job(lab, _options):
     image = lab.checkpoint(job, "--kill")
     killed = shell.wait_text("PROMPT> ", start)
     before = shell.screen.text()[start:killed]
+    to_the_end(lab)
     start = shell.type(f"{lab.stasis} restart {image}; echo status $?")
     end = shell.wait_text("PROMPT> ", start)
     after = shell.screen.text()[start:end]
@@ -144,6 +148,7 @@ def shell_job(lab, _options):
     if printed != expected:
         raise Failure(f"the terminal shows {before[-300:]!r} and after the restart {after[:200]!r} ... {after[-200:]!r}")
     # Ctrl-C reaches a restarted job as it would the first one.
+    os.unlink(lab.path("to-the-end"))
     start = shell.type(f"{lab.stasis} restart {image}; echo status $?")
     shell.wait_text("\n", start)
     os.write(shell.master, b"\x03")
@@ -165,6 +170,7 @@ def shell_job_detached(lab, _options):
     before = shell.screen.text()[start:killed]
     before = before[:before.rindex("Killed")]
     shell.leave()
+    to_the_end(lab)
     shell = Shell(lab)
     start = shell.type(f"{lab.stasis} restart {image} --detach --pidfile {lab.path('pid')}; echo status $?")
     shell.wait_text("status 0\n", start)
@@ -185,6 +191,7 @@ def shell_job_leave_running(lab, _options):
     start = shell.type(" ".join(argv) + "; echo status $?")
     shell.wait_text("\n200 ", start)
     lab.checkpoint(child_of(shell.process.pid))
+    to_the_end(lab)
     end = shell.wait_text("PROMPT> ", start)
     shown = shell.screen.text()[start:end]
     if expected not in shown or f"status {STATUS}" not in shown:

@@ -13,8 +13,6 @@ sys.path.insert(0, str(HERE.parent / "harness"))
 from harness import Failure, Skip, descendants, proc_text  # noqa: E402  (the path comes first)
 
 PYTHON = "/usr/bin/python3"
-# The machine of a test run may be busy with a hundred other things.
-PATIENCE = ("--timeout", "35s")
 
 
 def script(lab, name):
@@ -50,7 +48,7 @@ def wait_nobody(lab, what):
 
 def kill_tree(lab, target, *options):
     """Checkpoints and kills a whole tree, of which nobody may live on; returns the image."""
-    image = lab.checkpoint_and_kill(target, *PATIENCE, *options)
+    image = lab.checkpoint_and_kill(target, *options)
     wait_nobody(lab, "end of the whole killed tree")
     lab.must("verify", image)
     return image
@@ -60,11 +58,11 @@ def lives(lab, process, check):
     """A service through a checkpoint that leaves it running, and two kills each with a restart; check() after each.
     Returns the pid of its root."""
     check()
-    lab.checkpoint(process.pid, *PATIENCE)
+    lab.checkpoint(process.pid)
     check()
     target = process
     for _ in range(2):
-        target = lab.restart_detached(kill_tree(lab, target), *PATIENCE)
+        target = lab.restart_detached(kill_tree(lab, target))
         check()
     return target
 

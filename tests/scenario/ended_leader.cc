@@ -99,8 +99,7 @@ void* first(void*) {
   CHECK(scenario::exists("text"), "the working directory is another");
   CHECK_EQ(member.ask('p'), getpid());
   const int before = ticks;
-  for (int i = 0; i < 500 && ticks == before; ++i) scenario::pause_ms(10);
-  CHECK(ticks > before, "the interval timer is gone");
+  CHECK(scenario::wait_until([&] { return ticks > before; }), "the interval timer is gone");
   const struct itimerval none{};
   setitimer(ITIMER_REAL, &none, nullptr);
   void* value = nullptr;

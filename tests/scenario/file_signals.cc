@@ -16,7 +16,7 @@ void on_signal(int number, siginfo_t* info, void*) {
   from = info->si_fd;
 }
 void wait_for_signal() {
-  for (int i = 0; i < 2000 && which == 0; ++i) scenario::pause_ms(1);
+  scenario::wait_until([] { return which != 0; });
 }
 
 }  // namespace

@@ -55,8 +55,7 @@ int main() {
   scenario::ready_and_wait();
 
   const std::array<long, 2> before = {rounds[0], rounds[1]};
-  for (int i = 0; i < 5000 && (rounds[0] < before[0] + 1000 || rounds[1] < before[1] + 1000); ++i)
-    scenario::pause_ms(1);
+  scenario::wait_until([&] { return rounds[0] >= before[0] + 1000 && rounds[1] >= before[1] + 1000; });
   CHECK(rounds[0] > before[0], "the thread that closes writers stands still");
   CHECK(rounds[1] > before[1], "the thread that closes readers stands still");
   stop = true;

@@ -179,12 +179,11 @@ void look_for_tracer(Snapshot&, const char* number) {
 // looks at /proc/self most; any other thread may for some microseconds still see a tracer. Bounded: in the end nobody
 // is traced, which the comparison then checks.
 void await_no_tracer() {
-  for (int i = 0; i < 5000; ++i) {
+  scenario::wait_until([] {
     someone_is_traced = false;
     each_name("/proc/self/task", look_for_tracer, second);
-    if (!someone_is_traced) return;
-    scenario::pause_ms(1);
-  }
+    return !someone_is_traced;
+  });
 }
 
 void compare() {

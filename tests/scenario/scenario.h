@@ -9,6 +9,7 @@
 // A line `// scenario: WORD...` in the source tells the runner (see tests/scenario/CMakeLists.txt):
 //   modes=a,b  only these modes     root  needs root     no-user  not as an ordinary user
 //   ipc  makes SysV or POSIX objects (such tests run one at a time)     also-static  run a static build as well
+//   ports  has TCP or UDP ports, which nobody may be given between checkpoint and restart (one at a time)
 //   alone  while no other test runs
 #pragma once
 
@@ -48,6 +49,17 @@ inline std::int64_t now_ns(clockid_t clock = CLOCK_MONOTONIC) {
 inline void pause_ms(long ms) {
   const timespec ts = {ms / 1000, ms % 1000 * 1000000};
   nanosleep(&ts, nullptr);
+}
+
+// Waits until it is so, or for longer than any machine needs that is only busy; says whether it is so.
+template <class Condition>
+bool wait_until(Condition condition) {
+  const std::int64_t limit = now_ns(CLOCK_MONOTONIC) + 120 * std::int64_t{1000000000};
+  while (!condition()) {
+    if (now_ns(CLOCK_MONOTONIC) > limit) return condition();
+    pause_ms(1);
+  }
+  return true;
 }
 
 inline bool exists(const std::string& file) { return access(file.c_str(), F_OK) == 0; }

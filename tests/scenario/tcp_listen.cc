@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Listening TCP sockets (IPv4, IPv6, SO_REUSEPORT) go on serving at the same port, with their options.
+// scenario: ports
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>

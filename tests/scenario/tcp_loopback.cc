@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// scenario: root
+// scenario: root ports
 // TCP connections between sockets of the program go on where they were: bytes unread, bytes that the other side has no
 // room for yet, a side that is shut down; both sides' addresses and options stay.
 #include <arpa/inet.h>
@@ -63,7 +63,7 @@ std::string read_all(int fd, std::size_t bytes) {
   std::vector<char> buffer(1 << 16);
   while (text.size() < bytes) {
     pollfd poll_fd{fd, POLLIN, 0};
-    if (poll(&poll_fd, 1, 20000) != 1) break;
+    if (poll(&poll_fd, 1, 120000) != 1) break;
     const ssize_t got = recv(fd, buffer.data(), std::min(buffer.size(), bytes - text.size()), 0);
     if (got <= 0) break;
     text.append(buffer.data(), static_cast<std::size_t>(got));

@@ -30,8 +30,7 @@ sigset_t alarm_set() {
 
 long count_ticks() {
   const int before = ticks;
-  for (int i = 0; i < 2000 && ticks < before + kWanted; ++i) scenario::pause_ms(5);
-  return ticks - before >= kWanted ? 1 : 0;
+  return scenario::wait_until([&] { return ticks >= before + kWanted; }) ? 1 : 0;
 }
 
 // Blocks the signal, and says yes when it waits.

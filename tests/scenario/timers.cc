@@ -21,9 +21,9 @@ std::atomic<int> thread_ticks = 0;
 std::atomic<int> tick_value = 0;
 thread_local bool is_ticked_thread = false;
 void on_tick(int, siginfo_t* info, void*) {
-  ++ticks;
-  if (is_ticked_thread) ++thread_ticks;
   tick_value = info->si_value.sival_int;
+  if (is_ticked_thread) ++thread_ticks;
+  ++ticks;  // last: others wait for it and then look at the rest
 }
 
 std::int64_t ns(const timespec& ts) { return ts.tv_sec * kSecond + ts.tv_nsec; }
@@ -142,14 +142,14 @@ int main() {
   const int disarmed = create(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN, 6);
   const int thread_soon = create(CLOCK_MONOTONIC, SIGEV_THREAD_ID, SIGRTMIN, 77, ticked_tid);
   SETUP(syscall(SYS_timer_delete, deleted));
+  const std::int64_t start = scenario::now_ns();  // before they run
   for (const Timer& timer : timers) arm(timer.id, timer.left, timer.interval);
-  const itimerval real = {{11, 0}, {1000, 0}};
-  const itimerval virtual_time = {{12, 0}, {2000, 0}};
-  const itimerval profile = {{0, 0}, {3000, 0}};
+  const itimerval real = {{1100, 0}, {10000, 0}};
+  const itimerval virtual_time = {{1200, 0}, {20000, 0}};
+  const itimerval profile = {{0, 0}, {30000, 0}};
   SETUP(setitimer(ITIMER_REAL, &real, nullptr));
   SETUP(setitimer(ITIMER_VIRTUAL, &virtual_time, nullptr));
   SETUP(setitimer(ITIMER_PROF, &profile, nullptr));
-  const std::int64_t start = scenario::now_ns();
 
   scenario::ready_and_wait();
 

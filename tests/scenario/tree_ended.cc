@@ -39,8 +39,14 @@ pid_t child(F work) {
   return pid;
 }
 
+// Waits for what is told to the parent, without taking note of it: then the signal that tells of it has come, too.
+void await(pid_t pid, int what) {
+  siginfo_t info{};
+  SETUP(waitid(P_PID, static_cast<id_t>(pid), &info, what | WNOWAIT));
+}
+
 void await_state(pid_t pid, char state) {
-  for (int i = 0; i < 5000 && state_of(pid) != state; ++i) usleep(1000);
+  scenario::wait_until([&] { return state_of(pid) == state; });
   CHECK(state_of(pid) == state, "process %d is in state %c, not %c", pid, state_of(pid), state);
 }
 
@@ -75,10 +81,12 @@ int main() {
     if (waitpid(inner, &status, 0) != inner) _exit(99);
     _exit(WEXITSTATUS(status) + 1);
   });
+  await(exited, WEXITED);
+  await(killed, WEXITED);
+  await(stopped, WSTOPPED);
   await_state(exited, 'Z');
   await_state(killed, 'Z');
   await_state(stopped, 'T');
-  scenario::pause_ms(20);
   const int signals_before = child_signals;
 
   scenario::ready_and_wait();

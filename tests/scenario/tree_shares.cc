@@ -68,7 +68,7 @@ int main() {
 
   // Memory.
   shared_cell = 100;
-  for (int i = 0; i < 5000 && shared_cell != 101; ++i) usleep(1000);
+  scenario::wait_until([] { return shared_cell == 101; });
   CHECK_EQ(shared_cell, 101L);
   CHECK_EQ(plain.ask('c'), 2L);
   CHECK_EQ(private_cell, 1L);

@@ -69,7 +69,7 @@ long answer(char question) {
       return result;
     }
     case 'h':
-      for (int i = 0; i < 2000 && hangups == 0; ++i) scenario::pause_ms(1);
+      scenario::wait_until([] { return hangups != 0; });
       return hangups;
     default:
       return job;

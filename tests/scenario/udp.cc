@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // UDP sockets, bound and connected, keep addresses, options and the datagrams that other sockets of the program sent.
+// scenario: ports
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>

@@ -44,8 +44,8 @@ struct Pair {
 void put(int fd, std::string_view text) {
   ASSERT_EQ(::write(fd, text.data(), text.size()), static_cast<ssize_t>(text.size()));
 }
-// One read(2) of what waits, or comes soon; "(nothing)".
-std::string take(int fd, int milliseconds = 2000) {
+// One read(2) of what waits, or comes in time; "(nothing)".
+std::string take(int fd, int milliseconds = 120'000) {
   pollfd poll{.fd = fd, .events = POLLIN, .revents = 0};
   if (::poll(&poll, 1, milliseconds) <= 0) return "(nothing)";
   char bytes[8192];
@@ -54,7 +54,16 @@ std::string take(int fd, int milliseconds = 2000) {
 }
 void wait_for_input(int fd) {
   pollfd poll{.fd = fd, .events = POLLIN, .revents = 0};
-  ASSERT_EQ(::poll(&poll, 1, 2000), 1);
+  ASSERT_EQ(::poll(&poll, 1, 120'000), 1);
+}
+// So many bytes are there to be read: the kernel passes them on, an echo one by one, by a worker of its own.
+void wait_for_bytes(int fd, int bytes) {
+  int there = 0;
+  for (int i = 0; i < 120'000 && there < bytes; ++i) {
+    ASSERT_EQ(::ioctl(fd, FIONREAD, &there), 0);
+    if (there < bytes) ::usleep(1000);
+  }
+  ASSERT_GE(there, bytes);
 }
 
 bool same(const termios& a, const termios& b) {
@@ -65,6 +74,7 @@ bool same(const termios& a, const termios& b) {
 TEST(Pty, OutputIsSeenAndStaysThere) {
   const Pair pair;
   put(pair.slave.get(), "one\ntwo");
+  wait_for_bytes(pair.master.get(), 8);
   for (const int packets : {0, 1}) {
     ASSERT_EQ(::ioctl(pair.master.get(), TIOCPKT, &packets), 0);
     const auto output = copy_output(pair.both());
@@ -78,7 +88,9 @@ TEST(Pty, LinesEndOfFileAndAnUnfinishedLineAreSeenAndStayThere) {
   const Pair pair;
   const termios before = pair.settings();
   put(pair.master.get(), "line\nno newline\x04\x04rest");
-  EXPECT_EQ(take(pair.master.get()).substr(0, 6), "line\r\n");  // the echo
+  const std::string echo = "line\r\nno newlinerest";
+  wait_for_bytes(pair.master.get(), static_cast<int>(echo.size()));
+  EXPECT_EQ(take(pair.master.get()), echo);
   wait_for_input(pair.slave.get());
   const auto input = copy_input(pair.both());
   ASSERT_TRUE(input) << input.error().to_string();
@@ -106,7 +118,7 @@ TEST(Pty, RawInputOfAllBytesStaysThere) {
   std::string all;
   for (int i = 0; i < 3000; ++i) all += static_cast<char>(i);
   put(pair.master.get(), all);
-  wait_for_input(pair.slave.get());
+  wait_for_bytes(pair.slave.get(), static_cast<int>(all.size()));
   const auto input = copy_input(pair.both());
   ASSERT_TRUE(input) << input.error().to_string();
   ASSERT_EQ(input->size(), 1u);
@@ -124,8 +136,9 @@ TEST(Pty, RawInputOfAllBytesStaysThere) {
 TEST(Pty, StoppedOutputIsRefusedAndNothingIsLost) {
   const Pair pair;
   put(pair.slave.get(), "text");
+  wait_for_bytes(pair.master.get(), 4);
   put(pair.master.get(), "\x13");  // ^S
-  for (int i = 0; i < 1000; ++i) {
+  for (int i = 0; i < 120'000; ++i) {
     pollfd poll{.fd = pair.slave.get(), .events = POLLOUT, .revents = 0};
     if (::poll(&poll, 1, 0) == 0) break;
     ::usleep(1000);
@@ -150,6 +163,7 @@ TEST(Terminal, ThePairComesBack) {
   const int on = 1;
   ASSERT_EQ(::ioctl(pair.master.get(), TIOCPKT, &on), 0);
   put(pair.slave.get(), "to the master");
+  wait_for_bytes(pair.master.get(), 13);
   put(pair.master.get(), "to the slave\nunfinished");
   wait_for_input(pair.slave.get());
   ASSERT_EQ(::fcntl(pair.master.get(), F_SETFL, O_NONBLOCK), 0);
@@ -186,6 +200,7 @@ TEST(Terminal, AClosedSlaveHangsUpAgain) {
   RoundTrip trip;
   Pair pair;
   put(pair.slave.get(), "last words");
+  wait_for_bytes(pair.master.get(), 10);
   pair.slave.reset();
   const auto saved = trip.save({pair.master.get()});
   ASSERT_TRUE(saved) << saved.error().to_string();

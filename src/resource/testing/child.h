@@ -19,10 +19,10 @@
 
 namespace stasis::testing {
 
-// Waits (at most 20 s) until the main thread of a process that has nothing left to do but to wait really sleeps, or has
-// ended: before that it may still be on its way, on an idle machine as on a busy one.
+// Waits (at most two minutes) until the main thread of a process that has nothing left to do but to wait really sleeps,
+// or has ended: before that it may still be on its way, on an idle machine as on a busy one.
 inline void await_sleep(HostPid pid) {
-  for (int i = 0; i < 20'000; ++i) {
+  for (int i = 0; i < 120'000; ++i) {
     const auto proc = kernel::ProcDir::open(pid);
     const auto stat = proc ? proc->stat() : Result<kernel::ProcStat>(proc.error());
     if (!stat || (stat->state != 'R' && stat->state != 'D')) return;
@@ -73,7 +73,7 @@ class Child {
 // A process frozen with its gate open; it runs on when this is dropped.
 class Frozen {
  public:
-  explicit Frozen(HostPid pid) : patience_(std::chrono::seconds(20), nullptr) {
+  explicit Frozen(HostPid pid) : patience_(std::chrono::seconds(120), nullptr) {
     process_ = value_of(TracedProcess::attach(pid, TracedProcess::Seccomp::kNone));
     must(process_->settle(patience_));
     const auto vmas = value_of(process_->proc().maps());
