@@ -45,6 +45,7 @@ class TracedProcess {
   const kernel::ProcessMemory& memory() const { return *memory_; }
   // Live threads, the leader first where it lives.
   std::vector<TracedThread>& threads() { return threads_; }
+  const std::vector<TracedThread>& threads() const { return threads_; }
   // The thread that runs the batches.
   TracedThread& carrier() { return threads_.front(); }
 
@@ -88,6 +89,7 @@ class TracedProcess {
   TracedProcess(HostPid pid, kernel::ProcDir proc) : pid_(pid), proc_(std::move(proc)) {}
   Result<bool> attach_new_threads();
   void forget_gone_threads();
+  bool continued_since() const;
   void let_threads_go(int signal);
   Result<void> choose_report_signal();
   // A thread that came under seccomp when it was already ours must not be made to call anything.
