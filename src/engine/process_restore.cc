@@ -167,6 +167,7 @@ Result<void> ProcessRestore::restore(const InheritedState& inherited, const Rest
   STASIS_TRY(confine_threads(common, patience));
   STASIS_TRY(restore_process(inherited, context));
   if (ended_leader_) STASIS_TRY(end_leader(inherited, patience));
+  STASIS_TRY(queue_thread_signals(patience));
   STASIS_TRY(restore_threads(inherited, patience));
   STASIS_TRY(restore_last(inherited, patience));
   for (std::size_t i = 0; i < threads_.size(); ++i) {
@@ -254,6 +255,26 @@ Result<void> ProcessRestore::end_leader(const InheritedState& inherited, const P
   return process_->end_leader(syscall_instruction_, WEXITSTATUS(leader.wait_status), patience);
 }
 
+// A thread queues its own: nobody else may send what tkill(2) has sent. There may be thousands of them.
+Result<void> ProcessRestore::queue_thread_signals(const Patience& patience) {
+  constexpr std::size_t kAtOnce = 64;
+  for (std::size_t i = 0; i < threads_.size(); ++i) {
+    const auto all = STASIS_TRY(decode_pending(threads_[i].pending_signals));
+    std::span<const siginfo_t> rest = all;
+    while (!rest.empty()) {
+      Batch batch = process_->batch();
+      BatchChecks checks;
+      const auto some = rest.first(std::min(rest.size(), kAtOnce));
+      restore_pending(some, pid().value(), process_->threads()[i].tid().value(), batch, checks);
+      STASIS_TRY(process_->run_in(i, batch, patience));
+      auto verified = checks.verify(batch);
+      if (!verified) return std::move(verified).error().note(fmt::format("thread {}", threads_[i].tid.value()));
+      rest = rest.subspan(some.size());
+    }
+  }
+  return {};
+}
+
 Result<void> ProcessRestore::fill_thread(std::size_t index, const InheritedState& inherited, Batch& batch,
                                          BatchChecks& checks) {
   const ThreadRecord& thread = threads_[index];
@@ -273,11 +294,6 @@ Result<void> ProcessRestore::fill_thread(std::size_t index, const InheritedState
   if (thread.rseq.pointer) {
     checks.add(batch.call(SYS_rseq, thread.rseq.pointer, thread.rseq.size, 0, thread.rseq.signature), "rseq");
   }
-  const auto pending = STASIS_TRY(decode_pending(thread.pending_signals));
-  if (!batch.has_room(pending.size() + 160, pending.size() * sizeof(siginfo_t))) {
-    return bad(record_, fmt::format("thread {} has too many pending signals", thread.tid.value()));
-  }
-  restore_pending(pending, pid().value(), process_->threads()[index].tid().value(), batch, checks);
   STASIS_TRY(restore_credentials(thread.credentials, inherited.credentials, inherited.setgroups, batch, checks));
   // Detached, the restart ends at once: the root must not die of that.
   const bool parent_ends = session_ == SessionPolicy::kDetached && !record_.parent;

@@ -82,6 +82,7 @@ class ProcessRestore {
   Result<void> confine_threads(std::size_t inherited, const Patience& patience);
   Result<void> end_leader(const InheritedState& inherited, const Patience& patience);
   Result<void> restore_threads(const InheritedState& inherited, const Patience& patience);
+  Result<void> queue_thread_signals(const Patience& patience);
   Result<void> fill_thread(std::size_t index, const InheritedState& inherited, Batch& batch, BatchChecks& checks);
   Result<void> restore_last(const InheritedState& inherited, const Patience& patience);
   Result<void> restart_call(const ThreadRecord& record, TracedThread& thread, const Patience& patience);
