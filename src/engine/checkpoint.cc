@@ -102,7 +102,8 @@ Result<void> Checkpoint::stages() {
   STASIS_TRY(stage("write pages", &Checkpoint::write_pages));
   if (request_.after == AfterCheckpoint::kLeaveRunning) {
     STASIS_TRY(stage("let go", &Checkpoint::let_go));
-    // The program runs again. All that is left is ours.
+    // The program runs again. All that is left is ours, and takes its time.
+    patience_.wait_longer();
     return stage("publish", &Checkpoint::publish);
   }
   // The image must be durable before the program may be ended.
@@ -121,6 +122,9 @@ Result<void> Checkpoint::stage(std::string_view name, Result<void> (Checkpoint::
 Result<CheckpointReport> Checkpoint::run() {
   if (auto done = stages(); !done) {
     Error error = explain(std::move(done).error());
+    // First the program goes on; to clean up a large file takes time.
+    drop_references();
+    if (tree_) tree_->let_go();
     if (image_) image_->abort(error);
     return error;
   }
@@ -217,6 +221,7 @@ Result<void> Checkpoint::inspect() {
   files_ = STASIS_TRY(gather_open_files(handles, Hold::kTake, &outside_));
   Obstacles obstacles = collect_obstacles(files_, request_.policy);
   append(obstacles, memory_obstacles());
+  append(obstacles, STASIS_TRY(tree_->find_late_obstacles()));
   if (!obstacles.empty()) return to_error(obstacles);
   STASIS_TRY(fault_point("open gates"));
   for (const auto& process : tree_->processes()) {

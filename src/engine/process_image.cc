@@ -120,12 +120,22 @@ Result<void> ProcessImage::refresh_mappings() {
   return {};
 }
 
+// REQUIRES: the threads have been asked.
+Result<void> ProcessImage::check_timers(const std::vector<kernel::PosixTimer>& timers) const {
+  std::vector<ImagePid> tids;
+  for (const ThreadRecord& thread : threads_) tids.push_back(thread.tid);
+  const Obstacles obstacles = find_timer_obstacles(pid(), timers, tids);
+  return obstacles.empty() ? Result<void>() : to_error(obstacles);
+}
+
 Result<void> ProcessImage::ask_process(const Patience& patience) {
   Batch batch(traced_->carrier_slot());
   const SignalActionQuery actions(batch);
   const ProcessAttributeQuery attributes(batch);
   const LimitsQuery limits(batch);
-  const TimersQuery timers(STASIS_TRY(proc_.timers()), batch);
+  const std::vector<kernel::PosixTimer> posix = STASIS_TRY(proc_.timers());
+  STASIS_TRY(check_timers(posix));
+  const TimersQuery timers(posix, batch);
   const std::size_t brk_call = batch.call(SYS_brk, 0);
   constexpr int kGetXcompPerm = 0x1022;
   const auto permission = batch.array<std::uint64_t>(1);

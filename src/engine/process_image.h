@@ -31,6 +31,7 @@ class ProcessImage {
   const kernel::ProcDir& proc() const { return proc_; }
   const std::vector<kernel::Vma>& vmas() const { return vmas_; }
   TracedProcess& traced() { return *traced_; }
+  const TracedProcess& traced() const { return *traced_; }
 
   // Asks all threads to stop / waits until they have. Beyond this nothing in the process moves. A thread that sleeps in
   // vfork can't be stopped, and settle() fails: let_go() of its child, and of it.
@@ -72,6 +73,7 @@ class ProcessImage {
  private:
   explicit ProcessImage(kernel::ProcDir proc) : proc_(std::move(proc)) {}
   void note_waits();
+  Result<void> check_timers(const std::vector<kernel::PosixTimer>& timers) const;
   Result<void> ask_process(const Patience& patience);
   Result<void> ask_threads(const Patience& patience);
   Result<void> add_late_signals();

@@ -176,6 +176,20 @@ std::vector<std::pair<HostPid, HostPid>> TreeImage::parents() const {
   return pairs;
 }
 
+Result<Obstacles> TreeImage::find_late_obstacles() const {
+  std::vector<Obstacles> found(processes_.size());
+  const auto look = [&](std::size_t i, std::size_t) -> Result<void> {
+    const ProcessImage& process = *processes_[i];
+    const auto facts = STASIS_TRY(look_at_frozen_task(process.proc(), process.traced().threads().size(), observer_));
+    found[i] = find_task_obstacles(facts, observer_);
+    return {};
+  };
+  STASIS_TRY(side_by_side({.count = processes_.size()}, look));
+  Obstacles all;
+  for (Obstacles& one : found) std::ranges::move(one, std::back_inserter(all));
+  return all;
+}
+
 // Children of what ended during the freeze have other parents now. Depth first finds each parent before its children.
 void TreeImage::sort_by_descent() {
   std::map<HostPid, std::vector<std::size_t>> children;

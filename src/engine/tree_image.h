@@ -38,6 +38,8 @@ class TreeImage {
   const std::vector<std::unique_ptr<ProcessImage>>& processes() const { return processes_; }
   // Valid after freeze().
   const std::vector<ZombieImage>& zombies() const { return zombies_; }
+  // What has come up since look(). REQUIRES: frozen.
+  Result<Obstacles> find_late_obstacles() const;
   // Fills in the parents of all records. REQUIRES: all processes have been inspected.
   void link_parents();
   // Fills in what parents have not asked for yet. REQUIRES: link_parents().
@@ -46,6 +48,8 @@ class TreeImage {
   // Everything runs on, each process with `signal` (0: none). Carried through after errors, the first of which is
   // returned.
   Result<void> resume(int signal);
+  // The same on the way out of a failure, as far as it is held at all.
+  void let_go();
   // Ends everything, children first; each is waited for by its parent, so that no pid is left in use.
   void kill();
 
@@ -60,7 +64,6 @@ class TreeImage {
   Result<std::optional<HostPid>> freeze_once(const Patience& patience);
   enum class Settled { kStopped, kEnded, kInVfork };
   Result<Settled> settle(std::size_t index, const Patience& patience);
-  void let_go();
   void sort_by_descent();
   Result<void> find_shares();
   Result<void> find_zombies();

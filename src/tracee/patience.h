@@ -24,6 +24,8 @@ class Patience {
 
   // Errc::kTimeout, Errc::kInterrupted, or nothing.
   Result<void> check() const;
+  // From here on check() heeds the user alone.
+  void wait_longer() { deadline_ = std::chrono::steady_clock::time_point::max(); }
   // From here on check() never fails: what has begun is carried through.
   void carry_through() { patient_for_ever_ = true; }
 

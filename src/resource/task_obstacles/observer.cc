@@ -51,7 +51,6 @@ Result<Observer> Observer::here() {
                     .ancestors = ancestors_of(status.ppid),
                     .uid = status.uid.filesystem,
                     .capabilities = status.cap_effective,
-                    .without_undo = proc.pid(),
                     .namespaces = namespace_ids(proc),
                     .root = {.device = root.st_dev, .inode = root.st_ino},
                     .yama_scope = read_yama_scope()};

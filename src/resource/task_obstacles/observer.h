@@ -41,7 +41,6 @@ struct Observer {
   std::uint32_t uid = 0;             // the one that /proc and ptrace go by
   std::uint64_t capabilities = 0;    // effective
   bool may_suspend_seccomp = false;  // CAP_SYS_ADMIN in the first user namespace
-  HostPid without_undo;              // a process without semaphore undo list: ourselves, as long as we have no threads
   NamespaceIds namespaces{};
   DirectoryId root;
   int yama_scope = 0;  // sysctl kernel.yama.ptrace_scope, 0 where there is no Yama

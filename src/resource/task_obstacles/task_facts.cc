@@ -3,16 +3,19 @@
 #include <elf.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/sem.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <sstream>
 
 #include "base/file.h"
+#include "kernel/idle_child.h"
 #include "kernel/kcmp.h"
 #include "resource/task_obstacles/task_obstacles.h"
 
@@ -95,31 +98,63 @@ void add_namespace_init(const ProcDir& proc, const ProcStatus& own, TaskFacts& f
   facts.init_namespaces = namespace_ids(init);
 }
 
-// Does its namespace hold a set of semaphores that anybody ever operated on? The first line is a heading; of the others
-// the ninth word is the time of the last semop(2), 0 for none (man 5 proc).
-bool used_semaphores_exist() {
-  constexpr int kOperationTime = 9;
+struct SemaphoreSet {
+  int id = -1;
+  int size = 0;
+};
+
+// The sets of semaphores in our namespace that anybody ever operated on. The first line is a heading; of the others the
+// second word is the number of the set, the fourth its size, the ninth the time of the last semop(2), 0 for none (man 5
+// proc).
+std::vector<SemaphoreSet> used_semaphores() {
+  std::vector<SemaphoreSet> sets;
   const auto text = read_file(AT_FDCWD, "/proc/sysvipc/sem");
-  if (!text) return false;
+  if (!text) return sets;
   std::istringstream lines(*text);
   std::string line;
   std::getline(lines, line);
   while (std::getline(lines, line)) {
-    std::istringstream words(line);
-    std::string word;
-    for (int i = 0; i < kOperationTime; ++i) words >> word;
-    if (!words || word != "0") return true;
+    std::array<std::int64_t, 9> words{};
+    std::istringstream in(line);
+    for (std::int64_t& word : words) in >> word;
+    if (words[8] != 0) sets.push_back({.id = static_cast<int>(words[1]), .size = static_cast<int>(words[3])});
+  }
+  return sets;
+}
+
+// Is it the last that operated on a semaphore?
+bool operated_on(HostPid pid, const std::vector<SemaphoreSet>& sets) {
+  for (const SemaphoreSet& set : sets) {
+    for (int i = 0; i < set.size; ++i) {
+      const int last = ::semctl(set.id, i, GETPID);
+      if (last < 0) break;  // none of ours, or gone
+      if (last == pid.value()) return true;
+    }
   }
   return false;
 }
 
 // The kernel tells whether there is a list of undo values, but not whether anything stands in it; and every process
-// that ever made a thread has a list (CLONE_SYSVSEM). So only a process of one thread is suspected, where semaphores
-// were used.
-bool may_undo_semaphores(const ProcDir& proc, const TaskFacts& facts, const Observer& observer) {
-  if (facts.threads.size() != 1 || !used_semaphores_exist()) return false;
-  const auto order = kernel::kcmp(kernel::KcmpType::kSysvSem, proc.live_tid(), observer.without_undo);
+// that ever made a thread has a list (CLONE_SYSVSEM). One of several threads is suspected of what it did last.
+Result<bool> may_undo_semaphores(const ProcDir& proc, std::size_t threads) {
+  const std::vector<SemaphoreSet> sets = used_semaphores();
+  if (sets.empty()) return false;
+  if (threads != 1) return operated_on(proc.pid(), sets);
+  const auto without_list = STASIS_TRY(kernel::IdleChild::make());
+  const auto order = kernel::kcmp(kernel::KcmpType::kSysvSem, proc.live_tid(), without_list.pid());
   return order && *order != std::partial_ordering::equivalent;
+}
+
+// What the program itself can change from one moment to the next, by calls that nobody sees from outside.
+Result<void> add_surroundings(const ProcDir& proc, const ProcStatus& status, const Observer& observer,
+                              TaskFacts& facts) {
+  facts.program = program_kind(proc);
+  facts.namespaces = namespace_ids(proc);
+  const struct ::stat root = STASIS_TRY(proc.link_stat("root"));
+  facts.root = {.device = root.st_dev, .inode = root.st_ino};
+  if (facts.namespaces != observer.namespaces) add_namespace_init(proc, status, facts);
+  facts.semaphore_undo = STASIS_TRY(may_undo_semaphores(proc, facts.threads.size()));
+  return {};
 }
 
 }  // namespace
@@ -141,13 +176,16 @@ Result<TaskFacts> look_at_task(const ProcDir& proc, const Observer& observer) {
   if (facts.ending) return facts;
   facts.accessible = STASIS_TRY(accessible(proc));
   if (!facts.accessible) return facts;
-  facts.program = program_kind(proc);
-  facts.namespaces = namespace_ids(proc);
-  const struct ::stat root = STASIS_TRY(proc.link_stat("root"));
-  facts.root = {.device = root.st_dev, .inode = root.st_ino};
-  if (facts.namespaces != observer.namespaces) add_namespace_init(proc, status, facts);
-  facts.semaphore_undo = may_undo_semaphores(proc, facts, observer);
+  STASIS_TRY(add_surroundings(proc, status, observer, facts));
   facts.timers = STASIS_TRY(proc.timers());
+  return facts;
+}
+
+Result<TaskFacts> look_at_frozen_task(const ProcDir& proc, std::size_t threads, const Observer& observer) {
+  TaskFacts facts{.pid = proc.pid(), .accessible = true, .threads = std::vector<ThreadFacts>(threads)};
+  for (ThreadFacts& thread : facts.threads) thread = {.tid = proc.pid(), .state = 't'};
+  const ProcStatus status = STASIS_TRY(proc.status());
+  STASIS_TRY(add_surroundings(proc, status, observer, facts));
   return facts;
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What keeps a process from being saved that is neither a file nor a mapping: its state, who watches it, what it is
-// confined by, where it lives. Looks from outside, stops nothing; so the process may change meanwhile, and the freeze
-// itself finds out.
+// confined by, where it lives. Looks from outside, stops nothing; the process may change meanwhile, so what it can
+// change unseen is looked at again once it stands.
 //
 // Used by `stasis check PID` and by a checkpoint before it freezes. Costs some 0.2 ms for the process and 20 us per
 // thread. (Mappings: find_memory_obstacles(); files: collect_obstacles().)
@@ -62,6 +62,9 @@ inline constexpr std::string_view kInitName = "stasis-init";
 
 // Errors: kVanished, kSystem. Lack of rights is a fact, no error.
 Result<TaskFacts> look_at_task(const kernel::ProcDir& proc, const Observer& observer);
+// Of one whose threads (so many) stand and are traced by ourselves: only what it could have changed since it was looked
+// at, and what a program that it has just run (execve) brought with it. Without timers.
+Result<TaskFacts> look_at_frozen_task(const kernel::ProcDir& proc, std::size_t threads, const Observer& observer);
 // Pure.
 Obstacles find_task_obstacles(const TaskFacts& facts, const Observer& observer);
 // Both.

@@ -37,8 +37,6 @@ Obstacles obstacles_of(HostPid pid) {
   EXPECT_TRUE(proc);
   auto observer = Observer::here();
   EXPECT_TRUE(observer);
-  const Child fresh;  // other tests make threads, and with them an undo list, in this process
-  observer->without_undo = fresh.pid();
   auto found = find_task_obstacles(*proc, *observer);
   EXPECT_TRUE(found) << found.error().to_string();
   return found ? *found : Obstacles{};
@@ -212,6 +210,45 @@ TEST(TaskObstacles, SemaphoreUndoIsNamed) {
     });
     EXPECT_TRUE(undoer.ready());
     EXPECT_THAT(obstacles_of(undoer.pid()), ElementsAre(is_obstacle(Errc::kUnsupportedObject, "SEM_UNDO")));
+  }
+  ::semctl(set, 0, IPC_RMID);
+}
+
+TEST(TaskObstacles, SemaphoreUndoOfOneOfSeveralThreadsIsNamed) {
+  const int set = ::semget(IPC_PRIVATE, 1, 0600);
+  if (set < 0) GTEST_SKIP() << "no System V semaphores here";
+  {
+    Child undoer([&] {
+      std::thread([] {
+        for (;;) ::pause();
+      }).detach();
+      sembuf up{.sem_num = 0, .sem_op = 1, .sem_flg = SEM_UNDO};
+      return ::semop(set, &up, 1) == 0;
+    });
+    EXPECT_TRUE(undoer.ready());
+    EXPECT_THAT(obstacles_of(undoer.pid()), ElementsAre(is_obstacle(Errc::kUnsupportedObject, "SEM_UNDO")));
+  }
+  ::semctl(set, 0, IPC_RMID);
+}
+
+TEST(TaskObstacles, WhatAProcessCanChangeUnseenIsFoundOnceItStands) {
+  const int set = ::semget(IPC_PRIVATE, 1, 0600);
+  if (set < 0) GTEST_SKIP() << "no System V semaphores here";
+  {
+    Child undoer([&] {
+      sembuf up{.sem_num = 0, .sem_op = 1, .sem_flg = SEM_UNDO};
+      return ::semop(set, &up, 1) == 0;
+    });
+    const Child innocent;
+    EXPECT_TRUE(undoer.ready());
+    const Observer observer = *Observer::here();
+    const auto late = [&](HostPid pid) {
+      const auto facts = look_at_frozen_task(*kernel::ProcDir::open(pid), 1, observer);
+      EXPECT_TRUE(facts);
+      return facts ? find_task_obstacles(*facts, observer) : Obstacles{};
+    };
+    EXPECT_THAT(late(undoer.pid()), ElementsAre(is_obstacle(Errc::kUnsupportedObject, "SEM_UNDO")));
+    EXPECT_THAT(late(innocent.pid()), IsEmpty());
   }
   ::semctl(set, 0, IPC_RMID);
 }
