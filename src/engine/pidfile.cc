@@ -38,9 +38,12 @@ void Pidfile::swap(Pidfile& other) noexcept {
 
 Result<void> Pidfile::write(HostPid pid) {
   if (!fd_) return {};
-  if (::ftruncate(fd_.get(), 0) != 0 && errno != EINVAL) return Error::from_errno(errno, "write " + path_);
+  if (::ftruncate(fd_.get(), 0) != 0 && errno != EINVAL)
+    return Error::from_errno(errno, "pidfile " + path_ + ": write");
   const std::string text = fmt::format("{}\n", pid.value());
-  STASIS_TRY(write_full(fd_.get(), std::as_bytes(std::span(text))));
+  if (const auto done = write_full(fd_.get(), std::as_bytes(std::span(text))); !done) {
+    return Error(done.error().code(), fmt::format("pidfile {}: {}", path_, done.error().message()));
+  }
   created_by_ = 0;
   fd_.reset();
   return {};

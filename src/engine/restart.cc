@@ -227,7 +227,7 @@ Result<void> Restart::release() {
   patience_.carry_through();
   tree_.report.total_us = microseconds_since(started_);
   tree_.foreground_group = processes_.foreground_group();
-  if (request_.before_release) request_.before_release(tree_);
+  if (request_.before_release) STASIS_TRY(request_.before_release(tree_));
   processes_.release();
   undo_.dismiss();
   const auto start = Clock::now();

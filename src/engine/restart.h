@@ -43,7 +43,8 @@ struct RestartTreeRequest {
   std::chrono::nanoseconds timeout = std::chrono::seconds(30);
   const std::atomic<bool>* cancelled = nullptr;
   ImageOwner owner;  // whose rights the image carries
-  std::function<void(const RestoredTree&)> before_release;
+  // Called when the tree stands ready to run; an error ends the restart as any other does.
+  std::function<Result<void>(const RestoredTree&)> before_release;
 };
 
 // Pids and tids that the image needs, without restoring anything.

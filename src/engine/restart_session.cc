@@ -77,7 +77,9 @@ class RestartSession {
   Result<ProgramEnd> run_here();
   Result<ProgramEnd> run_in_namespaces(std::optional<kernel::TimeShift> shift);
   [[noreturn]] void be_init(InitChannel channel);
-  Result<ProgramEnd> stand_by(const kernel::ProcDir& proc, InitChannel& channel);
+  Result<HostPid> await_running(const kernel::ProcDir& init, InitChannel& channel);
+  Result<ProgramEnd> stand_by(HostPid init, InitChannel& channel);
+  static void end_process_1(HostPid init);
 
   const RestartRequest& request_;
   UniqueFd file_;
@@ -169,15 +171,14 @@ void RestartSession::pass_on_early_signal(HostPid receiver) const {
 
 Result<ProgramEnd> RestartSession::run_here() {
   RestartTreeRequest tree = tree_request();
-  Result<void> pidfile;
-  tree.before_release = [&](const RestoredTree& restored) {
+  tree.before_release = [&](const RestoredTree& restored) -> Result<void> {
     hold_signals();
-    pidfile = pidfile_.write(restored.root);
+    STASIS_TRY(pidfile_.write(restored.root));
     if (restored.foreground_group && request_.detach == Detach::kNo) terminal_.give_to(*restored.foreground_group);
     if (request_.running) request_.running(restored.root, restored.report);
+    return {};
   };
   const RestoredTree restored = STASIS_TRY(restart_tree(*image_, tree));
-  STASIS_TRY(pidfile);
   if (request_.detach == Detach::kYes) return ProgramEnd{};
   pass_on_early_signal(restored.root);
   const auto end = wait_for(restored.root, [&](HostPid child, int status) -> std::optional<ProgramEnd> {
@@ -202,7 +203,25 @@ Result<ProgramEnd> RestartSession::run_in_namespaces(std::optional<kernel::TimeS
   // Opened before process 1 mounts its own /proc over the one that both of us see.
   const auto proc = STASIS_TRY(kernel::ProcDir::open(HostPid(init)));
   ours.send_go();
-  return stand_by(proc, ours);
+  const auto root = await_running(proc, ours);
+  if (!root) {
+    ours = InitChannel();
+    end_process_1(HostPid(init));
+    return root.error();
+  }
+  return request_.detach == Detach::kYes ? ProgramEnd{} : stand_by(proc.pid(), ours);
+}
+
+// Without a channel, or told to end, it takes back what it has done; one that does not is killed.
+void RestartSession::end_process_1(HostPid init) {
+  constexpr int kTries = 200;
+  constexpr useconds_t kPause = 10'000;
+  ::kill(init.value(), SIGTERM);
+  for (int i = 0; i < kTries; ++i) {
+    if (::waitpid(init.value(), nullptr, WNOHANG | __WALL) != 0) return;
+    ::usleep(kPause);
+  }
+  ::kill(init.value(), SIGKILL);
 }
 
 // Process 1 of the new pid namespace: restarts the tree, then reaps until nobody is left.
@@ -213,11 +232,11 @@ void RestartSession::be_init(InitChannel channel) {
     STASIS_TRY(channel.await_go());
     STASIS_TRY(kernel::settle_in_namespaces());
     RestartTreeRequest tree = tree_request();
-    tree.before_release = [&](const RestoredTree& restored) {
+    tree.before_release = [&](const RestoredTree& restored) -> Result<void> {
       hold_signals();
       if (restored.foreground_group && request_.detach == Detach::kNo) terminal_.give_to(*restored.foreground_group);
       channel.send_running(restored.report, restored.foreground_group.has_value());
-      if (!channel.await_go()) ::_exit(1);  // and everything in the namespace with it
+      return channel.await_go();
     };
     return restart_tree(*image_, tree);
   };
@@ -236,22 +255,23 @@ void RestartSession::be_init(InitChannel channel) {
   ::_exit(0);
 }
 
-Result<ProgramEnd> RestartSession::stand_by(const kernel::ProcDir& proc, InitChannel& channel) {
-  auto waited = channel.await_running(request_.cancelled);
-  if (!waited && waited.error().code() == Errc::kInterrupted) ::kill(proc.pid().value(), SIGKILL);
-  const auto news = STASIS_TRY(std::move(waited));
+// The root of the tree once it is let go.
+Result<HostPid> RestartSession::await_running(const kernel::ProcDir& init, InitChannel& channel) {
+  const RestartReport report = STASIS_TRY(channel.await_running(request_.cancelled));
   hold_signals();
-  const auto children = STASIS_TRY(proc.children());
+  const auto children = STASIS_TRY(init.children());
   const HostPid root = children.empty() ? HostPid(0) : children.front();
-  auto pidfile = pidfile_.write(root);
-  if (request_.running) request_.running(root, news);
+  STASIS_TRY(pidfile_.write(root));
+  if (request_.running) request_.running(root, report);
   channel.send_go();
-  STASIS_TRY(std::move(pidfile));
-  if (request_.detach == Detach::kYes) return ProgramEnd{};
+  return root;
+}
+
+Result<ProgramEnd> RestartSession::stand_by(HostPid init, InitChannel& channel) {
   channel.announce_by(SIGCHLD);
-  pass_on_early_signal(proc.pid());
+  pass_on_early_signal(init);
   const auto nothing = [](HostPid, int) -> std::optional<ProgramEnd> { return std::nullopt; };
-  if (const auto end = wait_for(proc.pid(), nothing, [&] { return channel.take_end(); })) return *end;
+  if (const auto end = wait_for(init, nothing, [&] { return channel.take_end(); })) return *end;
   if (const auto end = channel.take_end()) return *end;
   return Error(Errc::kTargetLost, "the program's pid namespace ended without a status");
 }
