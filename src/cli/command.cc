@@ -12,6 +12,8 @@
 #include <cmath>
 #include <optional>
 
+#include "base/printable.h"
+
 namespace stasis::cli {
 namespace {
 
@@ -63,7 +65,7 @@ std::optional<std::chrono::nanoseconds> duration_from(std::string_view text) {
 
 int report_error(const Error& error, Output output) {
   const ErrcInfo& info = errc_info(error.code());
-  fmt::print(stderr, "stasis: {}\n", error.to_string());
+  fmt::print(stderr, "stasis: {}\n", printable(error.to_string()));
   if (output == Output::kJson) {
     print_json({{"error", std::string(info.name)},
                 {"code", static_cast<int>(error.code())},

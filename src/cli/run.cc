@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 
+#include "base/printable.h"
 #include "cli/command.h"
 
 namespace stasis::cli {
@@ -89,7 +90,7 @@ void tell_machine(const RunEvent& event) {
 
 void tell_person(const RunEvent& event) {
   using What = RunEvent::What;
-  const std::string why = event.error ? event.error->to_string() : std::string();
+  const std::string why = event.error ? printable(event.error->to_string()) : std::string();
   switch (event.what) {
     case What::kStarted:
     case What::kSaved:

@@ -8,6 +8,7 @@
 #include <array>
 #include <iterator>
 
+#include "base/printable.h"
 #include "kernel/proc_dir.h"
 #include "resource/memory/memory_image.h"
 #include "resource/open_file/gather.h"
@@ -45,20 +46,6 @@ std::string_view need_name(Need need) {
       return "faster";
   }
   return "some";
-}
-
-// Bytes that would drive a terminal are shown as \xNN.
-std::string printable(std::string_view text) {
-  std::string result;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      result += fmt::format("\\x{:02x}", byte);
-    } else {
-      result += c;
-    }
-  }
-  return result;
 }
 
 std::string kernel_release() {

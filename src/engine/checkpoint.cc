@@ -17,6 +17,7 @@
 #include "engine/tree_image.h"
 #include "image/environment.h"
 #include "kernel/clocks.h"
+#include "kernel/descriptor_limit.h"
 #include "kernel/namespaces.h"
 #include "resource/file_table/file_table.h"
 #include "resource/object_table.h"
@@ -74,6 +75,7 @@ class Checkpoint {
 
   const CheckpointRequest& request_;
   Patience patience_;
+  kernel::DescriptorLimit descriptor_limit_;
   Clock::time_point started_ = Clock::now();
   std::optional<Clock::time_point> frozen_;
   EnvironmentRecord environment_;

@@ -10,6 +10,9 @@
 #include "kernel/become_user.h"
 
 namespace stasis {
+namespace {
+constexpr gid_t kOverflowGid = 65534;  // sysctl kernel.overflowgid
+}
 
 Result<ImageOwner> owner_of_image(int fd, const std::string& name) {
   if (::geteuid() != 0) return ImageOwner{};
@@ -29,6 +32,10 @@ Result<ImageOwner> owner_of_image(int fd, const std::string& name) {
     if (::getgrouplist(user->pw_name, user->pw_gid, groups.data(), &count) >= 0)
       groups.resize(static_cast<std::size_t>(count));
     owner.groups = std::move(groups);
+  } else if (::getgrgid(st.st_gid) != nullptr) {
+    // Nobody says what groups the user is in. A directory may have given the file a group that its owner is not in
+    // (set-group-ID); that of a number which nobody has named is the user's own.
+    owner.gid = kOverflowGid;
   }
   return owner;
 }

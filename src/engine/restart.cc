@@ -14,6 +14,7 @@
 #include "engine/fault_point.h"
 #include "engine/inherited_state.h"
 #include "engine/tree_restore.h"
+#include "kernel/descriptor_limit.h"
 #include "resource/file_table/file_table.h"
 #include "resource/kinds.h"
 #include "resource/object_table.h"
@@ -67,6 +68,7 @@ class Restart {
   ImageReader& image_;
   const RestartTreeRequest& request_;
   Patience patience_;
+  kernel::DescriptorLimit descriptor_limit_;
   Clock::time_point started_ = Clock::now();
   ObjHash objects_;
   DeferQueue deferred_;

@@ -22,6 +22,7 @@ class OutputFile {
   ~OutputFile() { discard(); }
 
   int fd() const { return fd_.get(); }
+  const std::string& path() const { return path_; }
   // Empty for a file without a name.
   std::string staging_path() const;
   // Syncs, names, syncs the directory. On error nothing is visible, except where syncing the directory itself failed.

@@ -175,8 +175,16 @@ Result<ImageWriter::Impl::Placed> ImageWriter::Impl::place(const ChunkRecord& re
 }
 
 Result<void> ImageWriter::Impl::put(std::span<const std::byte> bytes, std::uint64_t offset) {
-  if (!file_) return write_stream(stream_, bytes, options_.keep_going);
-  return pwrite_full(file_->fd(), bytes, static_cast<off_t>(offset));
+  if (!file_) {
+    auto sent = write_stream(stream_, bytes, options_.keep_going);
+    if (!sent) return std::move(sent).error().note("the stream");
+    return sent;
+  }
+  auto written = pwrite_full(file_->fd(), bytes, static_cast<off_t>(offset));
+  if (written) return written;
+  Error error = std::move(written).error().note(file_->path());
+  if (error.sys_errno() != ENOSPC && error.sys_errno() != EDQUOT) return error;
+  return std::move(error).with_help("free some space, or write to another file system (-o); --compress needs less");
 }
 
 // Keeps the medium's first failure. REQUIRES: lock held.

@@ -167,7 +167,7 @@ Result<void> TracedProcess::map_gate(const Patience& patience) {
                        {address, size, static_cast<std::uint64_t>(prot),
                         static_cast<std::uint64_t>(MAP_PRIVATE | MAP_ANONYMOUS | flags), ~std::uint64_t{0}, 0},
                        patience));
-    if (result < 0 && result >= -4095) return Error::from_errno(static_cast<int>(-result), "mmap in the target");
+    if (result < 0 && result >= -4095) return Error::from_errno(static_cast<int>(-result), fmt::format("mmap in process {}", pid_.value()));
     return static_cast<std::uint64_t>(result);
   };
   GateMemory gate = STASIS_TRY(GateMemory::make_copy());
@@ -231,7 +231,7 @@ Result<void> TracedProcess::borrow_report_signal(const Patience& patience) {
   const std::int64_t result = STASIS_TRY(unguarded_call(
       SYS_rt_sigaction, {std::uint64_t(report_signal_), remote + offsetof(HealArea, ignore), program, kSigsetSize},
       patience));
-  if (result < 0) return Error::from_errno(static_cast<int>(-result), "rt_sigaction in the target");
+  if (result < 0) return Error::from_errno(static_cast<int>(-result), fmt::format("rt_sigaction in process {}", pid_.value()));
   STASIS_TRY(memory_->read(program, std::as_writable_bytes(std::span(area.program))));
   borrowed_action_ = area.program;
   slot.control().heal_ops = remote;
@@ -245,7 +245,7 @@ Result<void> TracedProcess::give_signal_back(const Patience& patience) {
   STASIS_TRY(memory_->write(program, std::as_bytes(std::span(borrowed_action_))));
   const std::int64_t result =
       STASIS_TRY(unguarded_call(SYS_rt_sigaction, {std::uint64_t(report_signal_), program, 0, kSigsetSize}, patience));
-  if (result < 0) return Error::from_errno(static_cast<int>(-result), "rt_sigaction in the target");
+  if (result < 0) return Error::from_errno(static_cast<int>(-result), fmt::format("rt_sigaction in process {}", pid_.value()));
   borrowed_ = false;
   return {};
 }
@@ -334,7 +334,7 @@ Result<void> TracedProcess::run_in_each_thread(const ThreadBatch& build, const T
 Result<void> TracedProcess::unmap_gate(const Patience& patience) {
   const std::int64_t result =
       STASIS_TRY(unguarded_call(SYS_munmap, {gate_.remote(), GateMemory::total_size()}, patience));
-  if (result < 0) return Error::from_errno(static_cast<int>(-result), "munmap in the target");
+  if (result < 0) return Error::from_errno(static_cast<int>(-result), fmt::format("munmap in process {}", pid_.value()));
   gate_ = GateMemory();
   return {};
 }
