@@ -84,7 +84,9 @@ void check_serves(int server, int type, const std::string& name, const char* wha
 }  // namespace
 
 int main() {
-  SETUP(chdir(scenario::path("").c_str()));
+  const std::string directory = scenario::path("directory");
+  SETUP(mkdir(directory.c_str(), 0700));
+  SETUP(chdir(directory.c_str()));
   const std::string path = scenario::path("listener"), relative = "relative", deleted = scenario::path("deleted"),
                     ended = scenario::path("ended");
   const std::string abstract = std::string(1, '\0') + "stasis-test-" + std::to_string(getpid());
@@ -118,6 +120,7 @@ int main() {
 
   // Three wait, told apart by which of them answers.
   const std::array<int, 3> waiting = {client(SOCK_STREAM, path), client(SOCK_STREAM, path), client(SOCK_STREAM, path)};
+  const int relative_waiting = client(SOCK_SEQPACKET, relative);
   // By the kernel's choice.
   const int autobound = SETUP(socket(AF_UNIX, SOCK_DGRAM, 0));
   const sa_family_t family = AF_UNIX;
@@ -137,6 +140,9 @@ int main() {
     check_both_ways(fd, accepted, "waiting");
     close(accepted);
   }
+  const int relative_accepted = accept(by_relative, nullptr, nullptr);
+  CHECK(relative_accepted >= 0, "a connection that waits at a relative path is lost: %s", std::strerror(errno));
+  check_both_ways(relative_waiting, relative_accepted, "waiting at a relative path");
   pollfd more{by_path, POLLIN, 0};
   CHECK_EQ(poll(&more, 1, 0), 0);
   check_serves(by_path, SOCK_STREAM, path, "path");
@@ -162,5 +168,7 @@ int main() {
   CHECK(name_of(autobound) == chosen, "the autobound name changed");
   unlink(path.c_str());
   unlink(relative.c_str());
+  CHECK_EQ(chdir("/"), 0);
+  CHECK_EQ(rmdir(directory.c_str()), 0);
   return scenario::finish();
 }

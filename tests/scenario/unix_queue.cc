@@ -129,6 +129,15 @@ int main() {
   SETUP(connect(nameless, reinterpret_cast<const sockaddr*>(&box_address), sizeof box_address));
   SETUP(send(nameless, "from nobody", 11, 0));
 
+  // By a name relative to a directory that is nobody's working directory any more.
+  const std::string directory = scenario::path("directory"), relative = "box";
+  SETUP(mkdir(directory.c_str(), 0700));
+  SETUP(chdir(directory.c_str()));
+  const int relative_box = bound(SOCK_DGRAM, relative);
+  const sockaddr_un relative_address = address_of(relative);
+  SETUP(
+      sendto(sender, "relative", 8, 0, reinterpret_cast<const sockaddr*>(&relative_address), sizeof relative_address));
+
   const Pair credentials = make_pair(SOCK_STREAM);
   const int on = 1;
   SETUP(setsockopt(credentials[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof on));
@@ -169,6 +178,12 @@ int main() {
         second.sender.c_str());
   CHECK(third.text == "from nobody" && third.sender.empty(), "third: '%s' from '%s'", third.text.c_str(),
         third.sender.c_str());
+  const Message by_relative = receive(relative_box);
+  CHECK(by_relative.text == "relative" && by_relative.sender == sender_name, "relative: '%s' from '%s'",
+        by_relative.text.c_str(), by_relative.sender.c_str());
+  unlink(relative.c_str());
+  CHECK_EQ(chdir("/"), 0);
+  CHECK_EQ(rmdir(directory.c_str()), 0);
   CHECK_EQ(sendto(sender, "again", 5, 0, reinterpret_cast<const sockaddr*>(&box_address), sizeof box_address), 5);
   CHECK(receive(box).sender == sender_name, "a named datagram socket lost its name");
   CHECK_EQ(send(nameless, "again", 5, 0), 5);

@@ -36,8 +36,8 @@ Result<::mq_attr> attributes_of(int queue) {
   return Error::from_errno(errno, "ask a message queue for its attributes");
 }
 
-Result<std::vector<QueuedMessageRecord>> take_messages(int queue, const ::mq_attr& attributes) {
-  std::vector<QueuedMessageRecord> messages;
+// What was taken is in `messages` after an error, too.
+Result<void> take_messages(int queue, const ::mq_attr& attributes, std::vector<QueuedMessageRecord>& messages) {
   std::vector<std::byte> buffer(static_cast<std::size_t>(attributes.mq_msgsize));
   for (long i = 0; i < attributes.mq_curmsgs; ++i) {
     unsigned priority = 0;
@@ -46,7 +46,7 @@ Result<std::vector<QueuedMessageRecord>> take_messages(int queue, const ::mq_att
     if (got < 0) return Error::from_errno(errno, "take a message out of a queue");
     messages.push_back({.priority = priority, .bytes = {buffer.begin(), buffer.begin() + got}});
   }
-  return messages;
+  return {};
 }
 
 Result<void> put_messages(int queue, std::span<const QueuedMessageRecord> messages) {
@@ -113,8 +113,9 @@ Result<void> checkpoint_posix_queue(void* context, ObjRef ref, void* object) {
                           .max_messages = static_cast<std::uint64_t>(attributes.mq_maxmsg),
                           .message_size = static_cast<std::uint64_t>(attributes.mq_msgsize),
                           .messages = {}};
-  record.messages = STASIS_TRY(take_messages(queue.get(), attributes));
+  const auto taken = take_messages(queue.get(), attributes, record.messages);
   STASIS_TRY(put_messages(queue.get(), record.messages));
+  STASIS_TRY(taken);
   return ctx.write_object(ref, kind::kPosixQueue, record);
 }
 
@@ -165,7 +166,8 @@ Result<UniqueFd> open_queue(const PosixQueueRecord& record, RestartContext& ctx)
   if (found.mq_maxmsg != wanted.mq_maxmsg || found.mq_msgsize != wanted.mq_msgsize) {
     return Error(Errc::kFileChanged, fmt::format("the message queue {} is another one now", record.name));
   }
-  STASIS_TRY(take_messages(queue.get(), found));
+  std::vector<QueuedMessageRecord> old;
+  STASIS_TRY(take_messages(queue.get(), found, old));
   return queue;
 }
 

@@ -143,6 +143,8 @@ Result<void> RestoredUnixSocket::bind_file(RestartContext& ctx) {
   UniqueFd directory;
   if (!record_.directory.empty()) {
     directory = STASIS_TRY(ctx.open_path(record_.directory, O_PATH | O_DIRECTORY));
+    directory_ = UniqueFd(::fcntl(directory.get(), F_DUPFD_CLOEXEC, 0));
+    if (!directory_) return Error::from_errno(errno, "duplicate the directory of a socket");
   }
   struct ::stat own{};
   if (::fstat(fd.get(), &own) != 0) return Error::from_errno(errno, "fstat of a socket");
@@ -249,17 +251,27 @@ Result<void> RestoredUnixSocket::put(const UnixMessageRecord& message, const Res
   if (message.sender && !root_ && !record_.name.empty()) {
     const auto* const sender =
         STASIS_TRY(fetch_restored<RestoredUnixSocket>(ctx.objects, message.sender, kind::kUnixSocket));
-    if (!sender->replaced_) return send(sender->fd.get(), true, message, ctx.objects);
+    if (!sender->replaced_) {
+      return where_named([&] { return send(sender->fd.get(), true, message, ctx.objects); });
+    }
   }
   const UniqueFd sender = STASIS_TRY(stand_in_sender(message));
   STASIS_TRY(connect_to(sender.get(), record_.name));
   return send(sender.get(), false, message, ctx.objects);
 }
 
+Result<void> RestoredUnixSocket::where_named(const std::function<Result<void>()>& action) const {
+  if (root_) return root_->run(action);
+  if (!directory_) return action();
+  return kernel::run_with_own_directory([&]() -> Result<void> {
+    STASIS_TRY(enter(directory_));
+    return action();
+  });
+}
+
 // By this socket's own name.
 Result<void> RestoredUnixSocket::connect_to(int other, std::string_view name) const {
-  if (root_) return root_->run([&] { return connect_by(other, name); });
-  return connect_by(other, name);
+  return where_named([&] { return connect_by(other, name); });
 }
 
 Result<void> RestoredUnixSocket::fill(RestartContext& ctx) {

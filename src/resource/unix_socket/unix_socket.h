@@ -21,6 +21,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -179,6 +180,8 @@ class RestoredUnixSocket : public RestoredFile {
  private:
   Result<void> bind_file(RestartContext& ctx);
   Result<void> bind_detached();
+  // Runs `action` where its name leads to it.
+  Result<void> where_named(const std::function<Result<void>()>& action) const;
   // Connects another socket to this one.
   Result<void> connect_to(int other, std::string_view name) const;
   Result<void> connect_peer(RestartContext& ctx) const;
@@ -190,6 +193,7 @@ class RestoredUnixSocket : public RestoredFile {
   UnixSocketRecord record_;
   RestoredUnixLink* link_ = nullptr;
   std::optional<kernel::PrivateRoot> root_;  // where its name can be reached, if not in ours
+  UniqueFd directory_;                       // where its relative name can
   bool replaced_ = false;
 };
 
