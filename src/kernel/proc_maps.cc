@@ -46,7 +46,7 @@ bool parse_header(std::string_view line, Vma& vma) {
   const auto path = line.find_first_not_of(' ');
   if (path == std::string_view::npos) return true;
   line.remove_prefix(path);
-  if (vma.inode != 0 && line.ends_with(kDeleted)) {
+  if (vma.file_backed() && line.ends_with(kDeleted)) {
     vma.deleted = true;
     line.remove_suffix(kDeleted.size());
   }

@@ -44,7 +44,8 @@ struct Vma {
   bool readable() const;
   bool writable() const;
   bool executable() const;
-  bool file_backed() const { return inode != 0; }
+  // The first System V segment of an IPC namespace is a file with the inode number 0.
+  bool file_backed() const { return inode != 0 || dev_major != 0 || dev_minor != 0; }
   // The kernel's own: [vdso], [vvar], [vvar_vclock], [vsyscall], [uprobes].
   bool kernel_special() const;
   bool contains(std::uint64_t address) const { return address >= start && address < end; }

@@ -48,6 +48,14 @@ TEST(Maps, KeepsTheNameOfAnAnonymousAreaThatSaysDeleted) {
   EXPECT_EQ((*vmas)[0].path, "[anon:x (deleted)]");
 }
 
+TEST(Maps, TheFirstSystemVSegmentOfANamespaceIsAFile) {
+  const auto vmas = parse_maps("1000-2000 rw-s 00000000 00:01 0                          /SYSV00000000 (deleted)\n");
+  ASSERT_TRUE(vmas);
+  EXPECT_TRUE((*vmas)[0].file_backed());
+  EXPECT_TRUE((*vmas)[0].deleted);
+  EXPECT_EQ((*vmas)[0].path, "/SYSV00000000");
+}
+
 TEST(Maps, RefusesWhatIsMalformed) {
   for (const char* text : {
            "1000 r--p 00000000 00:00 0\n",                          // no range
