@@ -10,6 +10,7 @@
 
 #include "base/printable.h"
 #include "kernel/proc_dir.h"
+#include "resource/fs/fs.h"
 #include "resource/memory/memory_image.h"
 #include "resource/open_file/gather.h"
 #include "resource/open_file/other_name.h"
@@ -78,6 +79,7 @@ Result<void> add_contents(std::span<const kernel::ProcDir> tree, const Checkpoin
     vmas.push_back(STASIS_TRY(proc.smaps()));
     find_other_names(vmas.back());
     append(obstacles, find_memory_obstacles(proc.pid(), vmas.back()));
+    if (const FsState fs = STASIS_TRY(gather_fs(proc)); fs.obstacle) obstacles.push_back(*fs.obstacle);
   }
   std::vector<ProcessHandle> handles;
   for (std::size_t i = 0; i < tree.size(); ++i) {

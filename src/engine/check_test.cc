@@ -8,6 +8,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
+#include <filesystem>
+
 #include "resource/testing/child.h"
 
 namespace stasis {
@@ -81,6 +84,31 @@ TEST(CheckProcess, ListsObstaclesOfStateMemoryAndFilesTogether) {
   EXPECT_TRUE(names(report, "uts"));
   EXPECT_TRUE(names(report, "mapping"));
   EXPECT_TRUE(names(report, "userfaultfd"));
+}
+
+TEST(CheckProcess, WhatNoPathLeadsToAnyMoreIsNamed) {
+  namespace fs = std::filesystem;
+  std::string dir = fs::temp_directory_path() / "stasis-check-XXXXXX";
+  ASSERT_NE(::mkdtemp(dir.data()), nullptr);
+  fs::create_directory(dir + "/cwd");
+  fs::copy_file("/bin/sleep", dir + "/program");
+  int done[2];
+  ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    if (::chdir((dir + "/cwd").c_str()) == 0) ::execl((dir + "/program").c_str(), "program", "1000", nullptr);
+    ::_exit(1);
+  }
+  ::close(done[1]);
+  char nothing = 0;
+  EXPECT_EQ(::read(done[0], &nothing, 1), 0);  // the end: it runs its program
+  ::close(done[0]);
+  fs::remove_all(dir);
+  const ProcessReport report = check(HostPid(pid));
+  EXPECT_TRUE(names(report, "executable " + dir + "/program")) << to_text(report);
+  EXPECT_TRUE(names(report, "working directory " + dir + "/cwd")) << to_text(report);
+  ::kill(pid, SIGKILL);
+  ::waitpid(pid, nullptr, 0);
 }
 
 TEST(CheckProcess, LeavesTheProcessAlone) {

@@ -145,6 +145,14 @@ Result<bool> may_undo_semaphores(const ProcDir& proc, std::size_t threads) {
   return order && *order != std::partial_ordering::equivalent;
 }
 
+Result<std::string> lost_executable(const ProcDir& proc) {
+  std::string path = STASIS_TRY(proc.exe_link());
+  const struct ::stat runs = STASIS_TRY(proc.link_stat("exe"));
+  struct ::stat found{};
+  const bool leads = ::stat(path.c_str(), &found) == 0 && found.st_dev == runs.st_dev && found.st_ino == runs.st_ino;
+  return leads ? std::string() : path;
+}
+
 // What the program itself can change from one moment to the next, by calls that nobody sees from outside.
 Result<void> add_surroundings(const ProcDir& proc, const ProcStatus& status, const Observer& observer,
                               TaskFacts& facts) {
@@ -153,6 +161,7 @@ Result<void> add_surroundings(const ProcDir& proc, const ProcStatus& status, con
   const struct ::stat root = STASIS_TRY(proc.link_stat("root"));
   facts.root = {.device = root.st_dev, .inode = root.st_ino};
   if (facts.namespaces != observer.namespaces) add_namespace_init(proc, status, facts);
+  facts.lost_executable = STASIS_TRY(lost_executable(proc));
   facts.semaphore_undo = STASIS_TRY(may_undo_semaphores(proc, facts.threads.size()));
   return {};
 }

@@ -130,6 +130,10 @@ void Judge::judge_rest() {
   if (facts_.core_dumping) add(Errc::kUnsupportedTask, "process", "it is writing a core dump");
   if (facts_.program == ProgramKind::kForeign)
     add(Errc::kUnsupportedTask, "program", "it is not a 64-bit x86 program", "only those can be saved");
+  if (!facts_.lost_executable.empty()) {
+    add(Errc::kUnsupportedObject, "executable " + facts_.lost_executable, "it has been removed or replaced",
+        "restart the program from the new file first, or put the old one back");
+  }
   if (facts_.semaphore_undo) {
     add(Errc::kUnsupportedObject, "semaphore undo list",
         "it seems to use System V semaphores with SEM_UNDO, whose values the kernel does not tell");

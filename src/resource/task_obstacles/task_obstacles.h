@@ -49,6 +49,7 @@ struct TaskFacts {
   // Where the pid namespace is not ours: name and namespaces of its process 1, if that is an ancestor.
   std::string init_name;
   NamespaceIds init_namespaces{};
+  std::string lost_executable;  // the path that no longer leads to the program it runs; empty: it does
   bool semaphore_undo = false;
   std::vector<kernel::PosixTimer> timers;
   std::vector<ImagePid> tids;  // in its own pid namespace
