@@ -39,15 +39,25 @@ CLI::Validator pair_validator() {
       "N=M");
 }
 
+// Each descriptor of the program once.
+Result<std::map<int, int>> inherited_descriptors(const std::vector<std::string>& texts) {
+  std::map<int, int> pairs;
+  for (const std::string& text : texts) {
+    int n = 0, m = 0;
+    if (!parse_pair(text, n, m) || pairs.emplace(n, m).second || pairs[n] == m) continue;
+    return Error(Errc::kUsage, fmt::format("--inherit-fd {}={} and {}={} contradict each other", n, pairs[n], n, m));
+  }
+  return pairs;
+}
+
 int run(const Options& options) {
   install_cancellation();
   RestartRequest request{.image = options.image, .pids = options.pids, .pidfile = options.pidfile};
   request.detach = options.detach ? Detach::kYes : Detach::kNo;
   request.policy.files = options.files;
-  for (const std::string& text : options.inherit_fds) {
-    int n = 0, m = 0;
-    if (parse_pair(text, n, m)) request.policy.inherit_fds[n] = m;
-  }
+  auto inherited = inherited_descriptors(options.inherit_fds);
+  if (!inherited) return report_error(inherited.error(), options.json ? Output::kJson : Output::kText);
+  request.policy.inherit_fds = *std::move(inherited);
   request.timeout = parse_duration(options.timeout);
   request.cancelled = &cancelled();
   if (options.json) {

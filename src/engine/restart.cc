@@ -123,6 +123,12 @@ Result<void> Restart::read_structure() {
     return {};
   });
   STASIS_TRY(processes_.read(image_, inherited_));
+  for (const auto& [number, ours] : context_.policy.inherit_fds) {
+    if (context_.inherited.contains(number)) continue;
+    return Error(Errc::kInvalidArgument,
+                 fmt::format("--inherit-fd {}={}: no process of the image has a descriptor {}", number, ours, number))
+        .with_help("stasis inspect shows them");
+  }
   tree_.report.objects = objects_.size();
   return image_.expect_end();
 }
