@@ -50,6 +50,15 @@ Result<std::map<int, int>> inherited_descriptors(const std::vector<std::string>&
   return pairs;
 }
 
+// What is wrong with an image is said with its name.
+Error with_image(Error error, const Options& options) {
+  constexpr int kBadImageStatus = 4;
+  const std::string name = options.image == "-" ? "standard input" : options.image;
+  const bool named = error.message().find(name) != std::string::npos;
+  if (named || errc_info(error.code()).exit_status != kBadImageStatus) return error;
+  return std::move(error).note(name);
+}
+
 int run(const Options& options) {
   install_cancellation();
   RestartRequest request{.image = options.image, .pids = options.pids, .pidfile = options.pidfile};
@@ -74,7 +83,7 @@ int run(const Options& options) {
   }
   const auto end = restart(request);
   if (!end) {
-    const int status = report_error(end.error(), options.json ? Output::kJson : Output::kText);
+    const int status = report_error(with_image(end.error(), options), options.json ? Output::kJson : Output::kText);
     return options.detach ? status : kForegroundFailure;
   }
   return end_as(*end);

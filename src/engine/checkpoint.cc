@@ -140,6 +140,9 @@ Error Checkpoint::explain(Error error) const {
     return Error(Errc::kVanished, fmt::format("process {} ended while it was being checkpointed", pid.value()));
   };
   if (error.code() == Errc::kNoSuchProcess) return error;
+  if (error.code() == Errc::kTimeout) {
+    return std::move(error).note(fmt::format("checkpoint of process {}", request_.pid.value()));
+  }
   // Between a killed thread's end and the first sign of the others' there is a moment; a process without memory is
   // nobody's to look at.
   constexpr std::array kMayBeAnEnd = {Errc::kVanished, Errc::kTargetLost, Errc::kNotOwner};

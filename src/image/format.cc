@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -56,10 +57,13 @@ std::array<std::byte, kPreambleSize> make_preamble(std::uint32_t version) {
   return bytes;
 }
 
+Result<void> check_magic(std::span<const std::byte> beginning) {
+  if (std::memcmp(beginning.data(), kMagic.data(), std::min(beginning.size(), kMagic.size())) == 0) return {};
+  return Error(Errc::kBadImage, "this is not a Stasis image");
+}
+
 Result<void> check_preamble(std::span<const std::byte, kPreambleSize> bytes) {
-  if (std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) != 0) {
-    return Error(Errc::kBadImage, "this is not a Stasis image");
-  }
+  STASIS_TRY(check_magic(bytes));
   if (get<std::uint32_t>(bytes.data() + 12) != static_cast<std::uint32_t>(XXH3_64bits(bytes.data(), 12))) {
     return Error(Errc::kImageChecksum, "the image's first bytes are damaged");
   }

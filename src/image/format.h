@@ -139,6 +139,8 @@ struct RecordHeader {
 
 std::array<std::byte, kPreambleSize> make_preamble(std::uint32_t version = kImageVersion);
 // kBadImage if this is no image at all, kImageVersion if it is one of another version.
+// Of the first bytes of a file, however few: may it be an image?
+Result<void> check_magic(std::span<const std::byte> beginning);
 Result<void> check_preamble(std::span<const std::byte, kPreambleSize> bytes);
 
 std::uint64_t record_check(RecordType type, std::span<const std::byte> payload);

@@ -174,8 +174,11 @@ Result<void> ImageReader::Impl::open_stream() {
 }
 
 Result<void> ImageReader::Impl::open_file() {
-  if (source_->size() < kPreambleSize + kTailSize) return diagnose_incomplete();
   std::array<std::byte, kPreambleSize> preamble{};
+  const auto beginning = std::span(preamble).first(std::min<std::uint64_t>(source_->size(), preamble.size()));
+  STASIS_TRY(read_exactly_at(*source_, beginning, 0));
+  STASIS_TRY(check_magic(beginning));
+  if (source_->size() < kPreambleSize + kTailSize) return diagnose_incomplete();
   STASIS_TRY(read_exactly_at(*source_, preamble, 0));
   STASIS_TRY(check_preamble(preamble));
   const std::uint64_t tail_offset = source_->size() - kTailSize;
