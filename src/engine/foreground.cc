@@ -14,11 +14,11 @@ namespace {
 constexpr std::array kPassedOn = {SIGHUP,  SIGINT,  SIGQUIT,  SIGTERM, SIGUSR1, SIGUSR2,
                                   SIGALRM, SIGCONT, SIGWINCH, SIGTSTP, SIGPIPE, SIGURG};
 
-sigset_t passed_on(bool with_child) {
+sigset_t held_signals() {
   sigset_t set;
   sigemptyset(&set);
   for (const int signal : kPassedOn) sigaddset(&set, signal);
-  if (with_child) sigaddset(&set, SIGCHLD);
+  sigaddset(&set, SIGCHLD);
   return set;
 }
 
@@ -27,10 +27,62 @@ bool has_it_already(const siginfo_t& info, HostPid receiver) {
   return info.si_code == SI_KERNEL && ::getpgid(receiver.value()) == ::getpgrp();
 }
 
+class Waiter {
+ public:
+  explicit Waiter(const Attendance& attendance) : attendance_(attendance) {}
+
+  std::optional<ProgramEnd> run() {
+    const sigset_t set = held_signals();
+    for (;;) {
+      if (attendance_.news) {
+        if (auto end = attendance_.news()) return end;
+      }
+      if (auto end = look_at_children()) return end;
+      if (childless_) return std::nullopt;
+      siginfo_t info{};
+      if (::sigwaitinfo(&set, &info) >= 0) take(info);
+    }
+  }
+
+ private:
+  std::optional<ProgramEnd> look_at_children() {
+    for (;;) {
+      int status = 0;
+      const pid_t child = ::waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED | __WALL);
+      if (child == 0) return std::nullopt;
+      if (child < 0 && errno == EINTR) continue;
+      if (child < 0) {
+        childless_ = true;
+        return std::nullopt;
+      }
+      if (WIFSTOPPED(status) || WIFCONTINUED(status)) {
+        if (child == attendance_.receiver.value()) stopped_ = WIFSTOPPED(status);
+        if (WIFSTOPPED(status) && attendance_.stopped) attendance_.stopped(HostPid(child), WSTOPSIG(status));
+        continue;
+      }
+      if (auto end = attendance_.ended(HostPid(child), status)) return end;
+    }
+  }
+
+  void take(const siginfo_t& info) const {
+    if (info.si_signo == SIGCHLD) return;
+    // A tick of our own Patience that was still under way is nobody's signal.
+    if (info.si_signo == SIGALRM && info.si_code == SI_TIMER) return;
+    // It stands already: this one would stop it again when it goes on.
+    if (info.si_signo == SIGTSTP && stopped_) return;
+    if (info.si_signo == SIGCONT && attendance_.go_on && attendance_.go_on()) return;
+    if (!has_it_already(info, attendance_.receiver)) ::kill(attendance_.receiver.value(), info.si_signo);
+  }
+
+  const Attendance& attendance_;
+  bool stopped_ = false;
+  bool childless_ = false;
+};
+
 }  // namespace
 
 void hold_signals() {
-  const sigset_t set = passed_on(true);
+  const sigset_t set = held_signals();
   ::sigprocmask(SIG_BLOCK, &set, nullptr);
 }
 
@@ -39,44 +91,6 @@ ProgramEnd program_end(int wait_status) {
   return {.how = ProgramEnd::How::kExited, .value = WEXITSTATUS(wait_status)};
 }
 
-std::optional<ProgramEnd> wait_for(HostPid receiver, const ChildEnded& ended, const News& news) {
-  const sigset_t set = passed_on(true);
-  for (;;) {
-    if (news) {
-      if (auto end = news()) return end;
-    }
-    for (;;) {
-      int status = 0;
-      const pid_t child = ::waitpid(-1, &status, WNOHANG | __WALL);
-      if (child == 0) break;
-      if (child < 0 && errno == EINTR) continue;
-      if (child < 0) return std::nullopt;
-      if (WIFSTOPPED(status)) continue;
-      if (auto end = ended(HostPid(child), status)) return end;
-    }
-    siginfo_t info{};
-    if (::sigwaitinfo(&set, &info) < 0 || info.si_signo == SIGCHLD) continue;
-    // A tick of our own Patience that was still under way is nobody's signal.
-    if (info.si_signo == SIGALRM && info.si_code == SI_TIMER) continue;
-    if (!has_it_already(info, receiver)) ::kill(receiver.value(), info.si_signo);
-  }
-}
-
-void TerminalLoan::give_to(HostPid group) {
-  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
-    if (!::isatty(fd) || ::tcgetpgrp(fd) != ::getpgrp()) continue;
-    const auto previous = ::signal(SIGTTOU, SIG_IGN);
-    if (::tcsetpgrp(fd, group.value()) == 0) terminal_ = fd;
-    ::signal(SIGTTOU, previous);
-    return;
-  }
-}
-
-TerminalLoan::~TerminalLoan() {
-  if (terminal_ < 0) return;
-  const auto previous = ::signal(SIGTTOU, SIG_IGN);
-  ::tcsetpgrp(terminal_, ::getpgrp());
-  ::signal(SIGTTOU, previous);
-}
+std::optional<ProgramEnd> wait_for(const Attendance& attendance) { return Waiter(attendance).run(); }
 
 }  // namespace stasis

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Standing by a program that was restarted: signals go to it, its end comes to us, the terminal goes back and forth.
+// Standing by a program that was started or restarted: signals go to it, its end comes to us. (For the terminal, and
+// for stopping and going on together, see job_control.h.)
 #pragma once
 
 #include <functional>
@@ -13,26 +14,20 @@ namespace stasis {
 // Blocks the signals that are passed on, so that none is lost between here and wait_for(). Idempotent.
 void hold_signals();
 
-// Called for each child that ended (wait status); returns the end of the program once it is known.
-using ChildEnded = std::function<std::optional<ProgramEnd>(HostPid child, int status)>;
-// Asked whenever a signal came: news from elsewhere.
-using News = std::function<std::optional<ProgramEnd>()>;
-// Passes signals on to `receiver` until `ended` or `news` yields something or no child is left.
-std::optional<ProgramEnd> wait_for(HostPid receiver, const ChildEnded& ended, const News& news = {});
+struct Attendance {
+  HostPid receiver;  // signals are passed on to it
+  // Called for each child that ended (wait status); returns the end of the program once it is known.
+  std::function<std::optional<ProgramEnd>(HostPid child, int status)> ended;
+  // Called when a child was stopped.
+  std::function<void(HostPid child, int signal)> stopped = {};
+  // Asked whenever a signal came: news from elsewhere.
+  std::function<std::optional<ProgramEnd>()> news = {};
+  // Asked when SIGCONT came: true, and it is not passed on.
+  std::function<bool()> go_on = {};
+};
+// Passes signals on until `ended` or `news` yields something or no child is left.
+std::optional<ProgramEnd> wait_for(const Attendance& attendance);
 
 ProgramEnd program_end(int wait_status);
-
-// Gives the terminal to a process group if it is ours to give / takes it back when this goes.
-class TerminalLoan {
- public:
-  TerminalLoan() = default;
-  TerminalLoan(const TerminalLoan&) = delete;
-  TerminalLoan& operator=(const TerminalLoan&) = delete;
-  ~TerminalLoan();
-  void give_to(HostPid group);
-
- private:
-  int terminal_ = -1;
-};
 
 }  // namespace stasis

@@ -13,12 +13,14 @@
 namespace stasis {
 namespace {
 
-enum class What : std::uint32_t { kRunning = 1, kFailure = 2, kEnd = 3, kGo = 4 };
+enum class What : std::uint32_t { kRunning = 1, kFailure = 2, kEnd = 3, kGo = 4, kStopped = 5 };
 
 struct Message {
   What what{};
   Errc code{};
-  RestartReport report;
+  InitChannel::Ready ready;
+  InitChannel::Go go{};
+  int signal = 0;
   ProgramEnd end;
   char text[2048] = {};
   char help[512] = {};
@@ -60,9 +62,9 @@ Result<std::pair<InitChannel, InitChannel>> InitChannel::create() {
   return pair;
 }
 
-void InitChannel::send_running(const RestartReport& report, bool) {
+void InitChannel::send_running(const Ready& ready) {
   Message message{.what = What::kRunning};
-  message.report = report;
+  message.ready = ready;
   send(socket_.get(), message);
 }
 
@@ -73,19 +75,25 @@ void InitChannel::send_failure(const Error& error) {
   send(socket_.get(), message);
 }
 
+void InitChannel::send_stopped(int signal) {
+  Message message{.what = What::kStopped};
+  message.signal = signal;
+  send(socket_.get(), message);
+}
+
 void InitChannel::send_end(const ProgramEnd& end) {
   Message message{.what = What::kEnd};
   message.end = end;
   send(socket_.get(), message);
 }
 
-Result<void> InitChannel::await_go() {
+Result<InitChannel::Go> InitChannel::await_go() {
   const auto message = receive(socket_.get(), 0);
   if (!message || message->what != What::kGo) return Error(Errc::kTargetLost, "the restart command ended");
-  return {};
+  return message->go;
 }
 
-Result<RestartReport> InitChannel::await_running(const std::atomic<bool>* cancelled) {
+Result<InitChannel::Ready> InitChannel::await_running(const std::atomic<bool>* cancelled) {
   std::optional<Message> message;
   pollfd wanted{.fd = socket_.get(), .events = POLLIN, .revents = 0};
   constexpr int kTick = 50;  // ms: a signal may come right before the wait
@@ -98,10 +106,14 @@ Result<RestartReport> InitChannel::await_running(const std::atomic<bool>* cancel
   if (message->what == What::kFailure) {
     return Error(message->code, std::string(message->text)).with_help(message->help);
   }
-  return message->report;
+  return message->ready;
 }
 
-void InitChannel::send_go() { send(socket_.get(), {.what = What::kGo}); }
+void InitChannel::send_go(Go go) {
+  Message message{.what = What::kGo};
+  message.go = go;
+  send(socket_.get(), message);
+}
 
 void InitChannel::announce_by(int signal) {
   ::fcntl(socket_.get(), F_SETOWN, ::getpid());
@@ -109,10 +121,11 @@ void InitChannel::announce_by(int signal) {
   ::fcntl(socket_.get(), F_SETFL, O_ASYNC | O_RDWR);
 }
 
-std::optional<ProgramEnd> InitChannel::take_end() {
+std::optional<InitChannel::News> InitChannel::take_news() {
   const auto message = receive(socket_.get(), MSG_DONTWAIT);
-  if (!message || message->what != What::kEnd) return std::nullopt;
-  return message->end;
+  if (message && message->what == What::kEnd) return News{.end = message->end};
+  if (message && message->what == What::kStopped) return News{.end = std::nullopt, .stopped_by = message->signal};
+  return std::nullopt;
 }
 
 }  // namespace stasis

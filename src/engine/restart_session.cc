@@ -18,6 +18,7 @@
 #include "engine/foreground.h"
 #include "engine/image_rights.h"
 #include "engine/init_channel.h"
+#include "engine/job_control.h"
 #include "engine/pidfile.h"
 #include "image/environment.h"
 #include "image/parent_file.h"
@@ -74,11 +75,13 @@ class RestartSession {
   KeepGoing keep_going() const;
   std::string image_name() const { return request_.image == "-" ? "standard input" : request_.image; }
   void pass_on_early_signal(HostPid receiver) const;
+  bool may_lend();
+  JobControl job_of(HostPid root);
   Result<ProgramEnd> run_here();
   Result<ProgramEnd> run_in_namespaces(std::optional<kernel::TimeShift> shift);
   [[noreturn]] void be_init(InitChannel channel);
   Result<HostPid> await_running(const kernel::ProcDir& init, InitChannel& channel);
-  Result<ProgramEnd> stand_by(HostPid init, InitChannel& channel);
+  Result<ProgramEnd> stand_by(HostPid init, HostPid root, InitChannel& channel);
   static void end_process_1(HostPid init);
 
   const RestartRequest& request_;
@@ -169,22 +172,40 @@ void RestartSession::pass_on_early_signal(HostPid receiver) const {
   if (request_.cancelled && request_.cancelled->load(std::memory_order_relaxed)) ::kill(receiver.value(), SIGTERM);
 }
 
+// The terminal is there, and ours to lend.
+bool RestartSession::may_lend() { return request_.detach == Detach::kNo && terminal_.is_ours(); }
+
+JobControl RestartSession::job_of(HostPid root) {
+  return JobControl(terminal_, root, [this, root](int signal) {
+    if (request_.stopped) return request_.stopped(root, signal);
+    // Where nobody could wake us, Ctrl-Z is nothing.
+    if (!stop_like(root, signal) && signal == SIGTSTP) ::raise(SIGCONT);
+  });
+}
+
 Result<ProgramEnd> RestartSession::run_here() {
   RestartTreeRequest tree = tree_request();
   tree.before_release = [&](const RestoredTree& restored) -> Result<void> {
     hold_signals();
     STASIS_TRY(pidfile_.write(restored.root));
-    if (restored.foreground_group && request_.detach == Detach::kNo) terminal_.give_to(*restored.foreground_group);
+    if (restored.foreground_group && may_lend()) terminal_.lend_to(*restored.foreground_group);
     if (request_.running) request_.running(restored.root, restored.report);
     return {};
   };
   const RestoredTree restored = STASIS_TRY(restart_tree(*image_, tree));
   if (request_.detach == Detach::kYes) return ProgramEnd{};
   pass_on_early_signal(restored.root);
-  const auto end = wait_for(restored.root, [&](HostPid child, int status) -> std::optional<ProgramEnd> {
-    if (child != restored.root) return std::nullopt;
-    return program_end(status);
-  });
+  JobControl job = job_of(restored.root);
+  const auto end = wait_for({.receiver = restored.root,
+                             .ended = [&](HostPid child, int status) -> std::optional<ProgramEnd> {
+                               if (child != restored.root) return std::nullopt;
+                               return program_end(status);
+                             },
+                             .stopped =
+                                 [&](HostPid child, int signal) {
+                                   if (child == restored.root) job.stopped(signal);
+                                 },
+                             .go_on = [&] { return job.go_on(); }});
   if (!end) return Error(Errc::kInternal, "the program vanished without a status");
   return *end;
 }
@@ -202,14 +223,14 @@ Result<ProgramEnd> RestartSession::run_in_namespaces(std::optional<kernel::TimeS
   theirs = InitChannel();
   // Opened before process 1 mounts its own /proc over the one that both of us see.
   const auto proc = STASIS_TRY(kernel::ProcDir::open(HostPid(init)));
-  ours.send_go();
+  ours.send_go(InitChannel::Go::kOn);
   const auto root = await_running(proc, ours);
   if (!root) {
     ours = InitChannel();
     end_process_1(HostPid(init));
     return root.error();
   }
-  return request_.detach == Detach::kYes ? ProgramEnd{} : stand_by(proc.pid(), ours);
+  return request_.detach == Detach::kYes ? ProgramEnd{} : stand_by(proc.pid(), *root, ours);
 }
 
 // Without a channel, or told to end, it takes back what it has done; one that does not is killed.
@@ -234,9 +255,13 @@ void RestartSession::be_init(InitChannel channel) {
     RestartTreeRequest tree = tree_request();
     tree.before_release = [&](const RestoredTree& restored) -> Result<void> {
       hold_signals();
-      if (restored.foreground_group && request_.detach == Detach::kNo) terminal_.give_to(*restored.foreground_group);
-      channel.send_running(restored.report, restored.foreground_group.has_value());
-      return channel.await_go();
+      channel.send_running(
+          {.report = restored.report,
+           .terminal = restored.foreground_group ? InitChannel::Terminal::kWanted : InitChannel::Terminal::kNotNeeded});
+      if (STASIS_TRY(channel.await_go()) == InitChannel::Go::kWithTerminal) {
+        move_terminal_to(*restored.foreground_group);
+      }
+      return {};
     };
     return restart_tree(*image_, tree);
   };
@@ -248,31 +273,55 @@ void RestartSession::be_init(InitChannel channel) {
   image_.reset();
   file_.reset();
   if (request_.detach == Detach::kYes) let_go_of_streams();
-  wait_for(restored->root, [&](HostPid child, int status) -> std::optional<ProgramEnd> {
+  Attendance attendance{.receiver = restored->root};
+  attendance.ended = [&](HostPid child, int status) -> std::optional<ProgramEnd> {
     if (child == restored->root) channel.send_end(program_end(status));
     return std::nullopt;
-  });
+  };
+  if (request_.detach == Detach::kNo) {
+    attendance.stopped = [&](HostPid child, int signal) {
+      if (child == restored->root) channel.send_stopped(signal);
+    };
+    // The restart command does that, when the terminal is the program's again.
+    attendance.go_on = [] { return true; };
+  }
+  wait_for(attendance);
   ::_exit(0);
 }
 
 // The root of the tree once it is let go.
 Result<HostPid> RestartSession::await_running(const kernel::ProcDir& init, InitChannel& channel) {
-  const RestartReport report = STASIS_TRY(channel.await_running(request_.cancelled));
+  const InitChannel::Ready ready = STASIS_TRY(channel.await_running(request_.cancelled));
   hold_signals();
   const auto children = STASIS_TRY(init.children());
   const HostPid root = children.empty() ? HostPid(0) : children.front();
   STASIS_TRY(pidfile_.write(root));
-  if (request_.running) request_.running(root, report);
-  channel.send_go();
+  const bool lend = ready.terminal == InitChannel::Terminal::kWanted && may_lend();
+  if (lend) terminal_.lend_modes();
+  if (request_.running) request_.running(root, ready.report);
+  channel.send_go(lend ? InitChannel::Go::kWithTerminal : InitChannel::Go::kOn);
   return root;
 }
 
-Result<ProgramEnd> RestartSession::stand_by(HostPid init, InitChannel& channel) {
+Result<ProgramEnd> RestartSession::stand_by(HostPid init, HostPid root, InitChannel& channel) {
   channel.announce_by(SIGCHLD);
   pass_on_early_signal(init);
-  const auto nothing = [](HostPid, int) -> std::optional<ProgramEnd> { return std::nullopt; };
-  if (const auto end = wait_for(init, nothing, [&] { return channel.take_end(); })) return *end;
-  if (const auto end = channel.take_end()) return *end;
+  JobControl job = job_of(root);
+  Attendance attendance{.receiver = init};
+  attendance.ended = [](HostPid, int) -> std::optional<ProgramEnd> { return std::nullopt; };
+  attendance.news = [&]() -> std::optional<ProgramEnd> {
+    while (const auto news = channel.take_news()) {
+      if (news->end) return news->end;
+      job.stopped(news->stopped_by);
+    }
+    return std::nullopt;
+  };
+  attendance.go_on = [&] {
+    if (!job.go_on()) ::kill(root.value(), SIGCONT);
+    return true;
+  };
+  if (const auto end = wait_for(attendance)) return *end;
+  if (const auto end = attendance.news()) return *end;
   return Error(Errc::kTargetLost, "the program's pid namespace ended without a status");
 }
 

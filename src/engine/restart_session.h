@@ -24,6 +24,9 @@ struct RestartRequest {
   const std::atomic<bool>* cancelled = nullptr;
   // Called once the tree is about to run.
   std::function<void(HostPid root, const RestartReport&)> running;
+  // Called when the program was stopped and we are to stop too, so that whoever waits for us learns of it (see
+  // job_control.h). Default: this process stops.
+  std::function<void(HostPid root, int signal)> stopped;
 };
 
 // How the program ended.

@@ -14,6 +14,7 @@
 #include <optional>
 
 #include "engine/image_series.h"
+#include "engine/job_control.h"
 #include "engine/run_family.h"
 #include "kernel/pidfd.h"
 #include "kernel/proc_dir.h"
@@ -61,9 +62,9 @@ class RunSession {
   Result<RunMessage> supervise();
   Result<ProgramEnd> conclude(const RunMessage& end);
   void end_family();
-  RunMessage minder_news();
+  std::optional<RunMessage> minder_news();
   void take_signal();
-  void stop_with_the_program();
+  void stop_with_the_program(int signal);
   void begin_to_end();
   void watch_the_time();
   void pass_on(int signal);
@@ -210,21 +211,10 @@ void RunSession::kill_program() {
   if (program_) static_cast<void>(kernel::pidfd_send_signal(program_.get(), SIGKILL));
 }
 
-// The terminal has stopped the foreground group. Where the program lets itself be stopped, so do we, and the shell has
-// its prompt again; SIGCONT wakes both.
-void RunSession::stop_with_the_program() {
-  constexpr int kTries = 200;
-  constexpr useconds_t kPause = 5000;
-  for (int i = 0; i < kTries; ++i) {
-    const auto proc = kernel::ProcDir::open(pid_);
-    const auto stat = proc ? proc->stat() : Result<kernel::ProcStat>(proc.error());
-    if (!stat || stat->zombie()) return;
-    if (stat->state == 'T') {
-      ::raise(SIGSTOP);
-      return;
-    }
-    ::usleep(kPause);
-  }
+// The shell has its prompt again; SIGCONT wakes us, and the minder wakes the program.
+void RunSession::stop_with_the_program(int signal) {
+  // Where nobody could wake us, Ctrl-Z is nothing.
+  if (!stop_like(pid_, signal) && signal == SIGTSTP) pass_on(SIGCONT);
 }
 
 void RunSession::take_signal() {
@@ -237,8 +227,6 @@ void RunSession::take_signal() {
     begin_to_end();
   } else if (!from_terminal) {
     pass_on(signal);
-  } else if (signal == SIGTSTP && pid_) {
-    stop_with_the_program();
   }
 }
 
@@ -264,8 +252,13 @@ void RunSession::watch_the_time() {
   kill_program();
 }
 
-RunMessage RunSession::minder_news() {
+// Something: its last.
+std::optional<RunMessage> RunSession::minder_news() {
   if (const auto message = family_.minder.receive()) {
+    if (message->word == RunWord::kStopped) {
+      stop_with_the_program(message->status);
+      return std::nullopt;
+    }
     minder_done_ = true;
     return *message;
   }
@@ -285,7 +278,9 @@ Result<RunMessage> RunSession::supervise() {
     if (::poll(wanted.data(), wanted.size(), ending_ ? kTick : -1) < 0 && errno != EINTR) {
       return Error::from_errno(errno, "poll");
     }
-    if (wanted[0].revents != 0) return minder_news();
+    if (wanted[0].revents != 0) {
+      if (const auto last = minder_news()) return *last;
+    }
     if (wanted[1].revents != 0) take_signal();
     if (wanted[2].revents != 0) {
       std::uint64_t count = 0;

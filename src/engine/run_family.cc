@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "engine/foreground.h"
+#include "engine/job_control.h"
 
 namespace stasis {
 namespace {
@@ -57,6 +58,11 @@ void heed_signals_to_end() {
   ::_exit(kNoSuchCommand);
 }
 
+// The supervisor stops, whom the shell waits for.
+void tell_of_stop(const RunSocket& supervisor, int signal) {
+  static_cast<void>(supervisor.send({.word = RunWord::kStopped, .status = signal}));
+}
+
 // Starts the program and waits for its end.
 RunMessage start_and_wait(const RunRequest& request, const SignalState& signals, const RunSocket& supervisor) {
   hold_signals();
@@ -77,10 +83,18 @@ RunMessage start_and_wait(const RunRequest& request, const SignalState& signals,
     return message;
   }
   static_cast<void>(supervisor.send({.word = RunWord::kRunning, .pid = program}));
-  const auto end = wait_for(HostPid(program), [&](HostPid child, int status) -> std::optional<ProgramEnd> {
-    if (child.value() != program) return std::nullopt;
-    return program_end(status);
-  });
+  TerminalLoan terminal;
+  JobControl job(terminal, HostPid(program), [&](int signal) { tell_of_stop(supervisor, signal); });
+  const auto end = wait_for({.receiver = HostPid(program),
+                             .ended = [&](HostPid child, int status) -> std::optional<ProgramEnd> {
+                               if (child.value() != program) return std::nullopt;
+                               return program_end(status);
+                             },
+                             .stopped =
+                                 [&](HostPid child, int signal) {
+                                   if (child.value() == program) job.stopped(signal);
+                                 },
+                             .go_on = [&] { return job.go_on(); }});
   RunMessage message{.word = RunWord::kEnd};
   message.end = end.value_or(ProgramEnd{.how = ProgramEnd::How::kSignalled, .value = SIGKILL});
   return message;
@@ -93,6 +107,7 @@ RunMessage restart_and_wait(const std::string& image, const RunSocket& superviso
   request.running = [&](HostPid root, const RestartReport&) {
     static_cast<void>(supervisor.send({.word = RunWord::kRunning, .pid = root.value()}));
   };
+  request.stopped = [&](HostPid, int signal) { tell_of_stop(supervisor, signal); };
   const auto end = restart(request);
   if (!end) return RunMessage::of(RunWord::kNotStarted, end.error());
   RunMessage message{.word = RunWord::kEnd};

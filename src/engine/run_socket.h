@@ -18,6 +18,7 @@ enum class RunWord : std::uint32_t {
   kHello = 1,   // minder: this is my pid
   kRunning,     // minder: the program runs, its root is `pid`
   kNotStarted,  // minder: the program could not be started or restarted; `status` is the exit status, 0: ours to choose
+  kStopped,     // minder: the program was stopped by signal `status`, and the run is to stop with it
   kEnd,         // minder: the program's end
   kSave,        // to the engine: save the program `pid`
   kSaved,       // engine: done, see `report`

@@ -231,7 +231,7 @@ Result<TerminalSettings> get_settings(int fd) {
                           .height = size.ws_ypixel};
 }
 
-Result<void> set_settings(int fd, const TerminalSettings& settings) {
+Result<void> set_modes(int fd, const TerminalSettings& settings) {
   if (settings.characters.size() != kCharacters) return Error(Errc::kBadImage, "settings of another kind of terminal");
   ::termios2 termios = STASIS_TRY(get_termios(fd));
   termios.c_iflag = settings.iflag;
@@ -241,7 +241,11 @@ Result<void> set_settings(int fd, const TerminalSettings& settings) {
   std::ranges::transform(settings.characters, termios.c_cc, [](std::byte b) { return std::to_integer<cc_t>(b); });
   termios.c_ispeed = settings.input_speed;
   termios.c_ospeed = settings.output_speed;
-  STASIS_TRY(set_termios(fd, termios));
+  return set_termios(fd, termios);
+}
+
+Result<void> set_settings(int fd, const TerminalSettings& settings) {
+  STASIS_TRY(set_modes(fd, settings));
   const ::winsize size{.ws_row = static_cast<unsigned short>(settings.rows),
                        .ws_col = static_cast<unsigned short>(settings.columns),
                        .ws_xpixel = static_cast<unsigned short>(settings.width),

@@ -74,6 +74,8 @@ struct PtyPair {
 Result<TerminalSettings> get_settings(int fd);
 // REQUIRES: as many characters as the kernel has; else kBadImage.
 Result<void> set_settings(int fd, const TerminalSettings& settings);
+// The same without the size, for a terminal that is somebody's window.
+Result<void> set_modes(int fd, const TerminalSettings& settings);
 
 // A new opening of the slave, O_NOCTTY (TIOCGPTPEER, Linux 4.13).
 Result<UniqueFd> open_slave(int master, std::uint32_t flags);

@@ -1,0 +1,209 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Programs restarted as jobs of a shell at a terminal: the terminal comes and goes with the foreground, Ctrl-Z stops and fg
+continues, and the terminal's modes are the program's or the shell's, whoever has it."""
+import contextlib
+import os
+import pathlib
+import pty
+import subprocess
+import sys
+import termios
+import threading
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "harness"))
+from harness import TEST_UID, Failure, run_cases  # noqa: E402  (the path comes first)
+
+PYTHON = "/usr/bin/python3"
+
+# Echoes its lines; `raw` sets the terminal to modes that no shell has.
+LISTENER = """
+import os, signal, sys, termios
+def note(number, frame):
+    print('got', signal.Signals(number).name, *os.get_terminal_size(0), flush=True)
+signal.signal(signal.SIGWINCH, note)
+print('listening', os.getpid(), flush=True)
+while line := sys.stdin.readline():
+    if line == 'raw\\n':
+        modes = termios.tcgetattr(0)
+        modes[3] &= ~termios.ECHO
+        modes[6][termios.VQUIT] = 5
+        termios.tcsetattr(0, termios.TCSANOW, modes)
+    print('read', line.strip(), flush=True)
+    if line == 'end\\n':
+        sys.exit(4)
+"""
+
+
+class Screen(threading.Thread):
+    """What a terminal shows."""
+
+    def __init__(self, fd):
+        super().__init__(daemon=True)
+        self.fd, self.data = fd, b""
+        self.start()
+
+    def run(self):
+        with contextlib.suppress(OSError):  # a terminal ends with EIO
+            while chunk := os.read(self.fd, 65536):
+                self.data += chunk
+
+    def text(self):
+        return self.data.decode(errors="replace").replace("\r\n", "\n")
+
+
+def take_terminal():
+    import fcntl
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+class Terminal:
+    """A terminal with an interactive bash in front of it."""
+
+    def __init__(self, lab, rows=24, columns=80):
+        self.lab = lab
+        self.master, slave = pty.openpty()
+        termios.tcsetwinsize(slave, (rows, columns))
+        if lab.as_user:
+            os.fchown(slave, TEST_UID, TEST_UID)
+        # --noediting: the modes at the prompt are those that programs get.
+        self.shell = subprocess.Popen(
+            ["/bin/bash", "--norc", "--noprofile", "--noediting", "-i"], stdin=slave, stdout=slave, stderr=slave, cwd=lab.dir,
+            env=lab.environment(PS1="PROMPT> ", TERM="dumb", HISTFILE=""), start_new_session=True,
+            preexec_fn=take_terminal, **lab.identity())
+        os.close(slave)
+        self.screen = Screen(self.master)
+        self.at = 0
+        self.expect("PROMPT> ")
+
+    def expect(self, text):
+        """Waits until the screen shows `text` behind what was seen last."""
+        self.lab.wait_for(lambda: text in self.screen.text()[self.at:],
+                          f"{text!r} on the terminal: {self.screen.text()[self.at:]!r}", self.shell)
+        self.at = self.screen.text().index(text, self.at) + len(text)
+
+    def type(self, text):
+        """Types a line, or a control character."""
+        self.at = len(self.screen.text())
+        os.write(self.master, text.encode() if len(text) == 1 else text.encode() + b"\n")
+
+    def talk(self, word):
+        """The program at the terminal reads and answers."""
+        self.type(word)
+        self.expect(f"read {word}\n")
+
+    def jobs(self):
+        """What the shell says of its jobs."""
+        self.type("jobs")
+        start = self.at
+        self.expect("PROMPT> ")
+        return self.screen.text()[start:self.at]
+
+    def foreground(self):
+        return os.tcgetpgrp(self.master)
+
+    def modes(self):
+        return termios.tcgetattr(self.master)
+
+    def close(self):
+        self.type("exit 0")
+        self.lab.wait_exit(self.shell, "the shell")
+        # Nobody may read from a number that the next terminal gets.
+        self.lab.wait_for(lambda: not self.screen.is_alive(), "end of the terminal")
+        os.close(self.master)
+
+
+def pid_policies(lab):
+    return ("namespace",) if lab.as_user or not lab.is_root else ("keep", "namespace")
+
+
+def start_listener(lab, terminal, *words):
+    """Starts listener.py as a job; lets it read `words`; returns its pid."""
+    terminal.type(f"{PYTHON} -S {lab.write('listener.py', LISTENER)}")
+    terminal.expect("listening ")
+    terminal.expect("\n")
+    pid = int(terminal.screen.text()[:terminal.at].rsplit("listening ", 1)[1])
+    for word in words:
+        terminal.talk(word)
+    return pid
+
+
+def image_of_listener(lab, *words):
+    """The image of a foreground job of a shell at another terminal."""
+    terminal = Terminal(lab)
+    pid = start_listener(lab, terminal, *words)
+    image = lab.checkpoint(pid, "--kill")
+    terminal.expect("PROMPT> ")
+    terminal.close()
+    return image
+
+
+def given_back(lab, _options):
+    """After a restart in a script, the script has the terminal again."""
+    image = image_of_listener(lab)
+    script = lab.write("script.sh", f"{lab.stasis} restart {image} --pids $1\necho status $?\nread x\necho script read $x\n")
+    for pids in pid_policies(lab):
+        terminal = Terminal(lab)
+        terminal.type(f"sh {script} {pids}")
+        terminal.talk("one")
+        terminal.type("end")
+        terminal.expect("status 4\n")
+        terminal.type("two")
+        terminal.expect("script read two\n")
+        terminal.expect("PROMPT> ")
+        terminal.close()
+
+
+def stopped_and_continued(lab, _options):
+    """Ctrl-Z: the shell has its prompt, fg and the program reads again, as often as one likes; also from a script."""
+    image = image_of_listener(lab)
+    for pids in pid_policies(lab):
+        restart = f"{lab.stasis} restart {image} --pids {pids}"
+        for command in (restart, f"sh -c '{restart}; exit $?'"):
+            terminal = Terminal(lab)
+            terminal.type(command)
+            terminal.talk("one")
+            for word in ("two", "three"):
+                terminal.type("\x1a")
+                terminal.expect("Stopped")
+                terminal.expect("PROMPT> ")
+                terminal.type("echo word$((1 + 1))")
+                terminal.expect("word2\n")
+                terminal.expect("PROMPT> ")
+                terminal.type("fg")
+                terminal.expect("\n")
+                terminal.talk(word)
+            terminal.type("end")
+            terminal.expect("PROMPT> ")
+            terminal.type("echo status $?")
+            terminal.expect("status 4\n")
+            terminal.close()
+
+
+def in_the_background(lab, _options):
+    """Started in the background it stops when it reads; bg and it stops again, fg and it reads."""
+    image = image_of_listener(lab)
+    for pids in pid_policies(lab):
+        terminal = Terminal(lab)
+        terminal.type(f"{lab.stasis} restart {image} --pids {pids} &")
+        terminal.expect("PROMPT> ")
+        for word in (None, "one"):
+            lab.wait_for(lambda: "Stopped" in terminal.jobs(), "stop of the background job", terminal.shell)
+            if terminal.foreground() != terminal.shell.pid:
+                raise Failure("a job in the background has the terminal")
+            terminal.type("fg" if word else "bg")
+            terminal.expect("PROMPT> " if not word else "\n")
+            if word:
+                terminal.talk(word)
+        terminal.type("end")
+        terminal.expect("PROMPT> ")
+        terminal.type("echo status $?")
+        terminal.expect("status 4\n")
+        terminal.close()
+
+
+CASES = {case.__name__: case for case in (given_back, stopped_and_continued, in_the_background)}
+
+if __name__ == "__main__":
+    run_cases(CASES, description=__doc__)
