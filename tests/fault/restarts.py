@@ -5,6 +5,7 @@ import os
 import pathlib
 import random
 import signal
+import subprocess
 import sys
 import time
 
@@ -25,7 +26,8 @@ while not os.path.exists('stop'):
 
 def image_of_listener(lab):
     """The image of a program that listens at the socket `listener`; program and socket are gone."""
-    process = lab.start(["/usr/bin/python3", "-S", "-c", LISTENER])
+    # Its standard error is not the restart's, whose file is made anew.
+    process = lab.start(["/usr/bin/python3", "-S", "-c", LISTENER], stderr=subprocess.DEVNULL)
     lab.wait_for(lambda: "listening" in lab.read("out"), "the listener", process)
     image = lab.checkpoint_and_kill(process)
     os.unlink(lab.path("listener"))
