@@ -14,6 +14,7 @@
 #include "engine/environment_of_host.h"
 #include "engine/fault_point.h"
 #include "engine/parent_image.h"
+#include "engine/stops_put_off.h"
 #include "engine/tree_image.h"
 #include "image/environment.h"
 #include "kernel/clocks.h"
@@ -83,6 +84,7 @@ class Checkpoint {
   OutsideHolders outside_;         // who shares mapped memory with the tree; found before the freeze
   OpenFileTable files_;
   SeccompTable seccomp_;
+  std::optional<StopsPutOff> stops_;  // while the tree is frozen: goes after it
   std::optional<TreeImage> tree_;
   std::optional<ImageWriter> image_;
   std::optional<ParentImage> parent_;
@@ -209,6 +211,7 @@ Obstacles Checkpoint::memory_obstacles() const {
 }
 
 Result<void> Checkpoint::freeze() {
+  stops_.emplace();
   frozen_ = Clock::now();
   STASIS_TRY(tree_->freeze(patience_));
   const kernel::Clocks clocks = kernel::read_clocks();
@@ -321,6 +324,7 @@ Result<void> Checkpoint::let_go() {
     first = tree_->resume(request_.after == AfterCheckpoint::kStop ? SIGSTOP : 0);
   }
   report_.freeze_us = microseconds_since(*frozen_);
+  stops_.reset();
   objects_.free_later();
   return first;
 }

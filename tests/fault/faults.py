@@ -7,6 +7,7 @@ temporary file or process may be there that was not before."""
 import contextlib
 import ctypes
 import difflib
+import fcntl
 import os
 import pathlib
 import random
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -421,6 +423,48 @@ def interrupted_restart(lab, options):
         lab.wait_for(only_the_program, f"end of everything after signal number {number}")
         nothing_left(lab, set(), f"signal number {number}")
     restart_runs(lab, image)
+
+
+def as_a_job():
+    """In a process group of its own, whose parent could wake it: only such are stopped."""
+    os.setpgrp()
+    signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+
+def stopped_checkpoint(lab, _options):
+    """Ctrl-Z during the freeze: the checkpoint stops when the target runs again, and SIGCONT lets it end."""
+    target = Target(lab)
+    saved = 0
+    while saved < 3:
+        read_end, write_end = os.pipe()
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)  # the freeze lasts until somebody reads
+        checkpoint = lab.start([lab.stasis, "checkpoint", target.pid, "-o", "-", "--timeout", "10m"], stdout=write_end,
+                               stderr=subprocess.PIPE, start_new_session=False, preexec_fn=as_a_job)
+        os.close(write_end)
+        await_freeze(target, checkpoint)
+        checkpoint.send_signal(signal.SIGTSTP)
+        image = open(read_end, "rb")
+        reader = threading.Thread(target=image.read, daemon=True)
+        reader.start()
+
+        def stopped():
+            return proc_text(checkpoint.pid, "stat").rpartition(")")[2].split()[:1] == ["T"]
+        lab.wait_for(lambda: stopped() or checkpoint.poll() is not None, "stop of the checkpoint")
+        if checkpoint.poll() is None:
+            target.goes_on("Ctrl-Z")
+            checkpoint.send_signal(signal.SIGCONT)
+        status = lab.wait_exit(checkpoint, "the checkpoint that was stopped")
+        said = checkpoint.stderr.read().decode()
+        checkpoint.stderr.close()
+        reader.join()
+        image.close()
+        target.goes_on("a stopped checkpoint")
+        if status == 3 and refused_for_proc(said):
+            continue
+        if status:
+            raise Failure(f"after Ctrl-Z: status {status}: {said}")
+        saved += 1
+    target.end()
 
 
 def vanishing_target(lab, options):
@@ -873,7 +917,7 @@ def symlink_tricks(lab, image, as_root):
 CASES = {f.__name__: f for f in (
     any_syscall_checkpoint, any_syscall_restart, gives_up, aborted_stream, stopped_target,
     fault_points_checkpoint, fault_points_kill, fault_points_restart, failing_syscalls_checkpoint,
-    failing_syscalls_restart, killed_checkpoint, interrupted_checkpoint, interrupted_restart, vanishing_target, no_space,
+    failing_syscalls_restart, killed_checkpoint, interrupted_checkpoint, interrupted_restart, stopped_checkpoint, vanishing_target, no_space,
     closed_output, unwritable, read_only_directory, no_such_process, not_ours, already_traced, seccomp, refused_object,
     check_never_stops, usage, damaged_image, users_image_as_root)}
 
