@@ -40,7 +40,7 @@ def descendants(root=None):
     children = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, IndexError):  # it may end while it is read
                 with open(f"/proc/{entry}/stat", "rb") as file:
                     children.setdefault(int(file.read().rsplit(b")", 1)[1].split()[1]), []).append(int(entry))
     found, queue = [], [root or os.getpid()]
