@@ -61,10 +61,11 @@ Result<ProcDir> ProcDir::duplicate() const {
 Result<void> ProcDir::look_again() {
   live_dir_.reset();
   live_tid_ = pid_;
+  const auto leader = thread_stat(pid_);
+  if (leader && !leader->zombie()) return {};
   for (const HostPid tid : STASIS_TRY(threads())) {
     const auto stat = thread_stat(tid);
     if (!stat || stat->zombie()) continue;
-    if (tid == pid_) return {};
     // /proc knows threads by number, too, though it does not list them.
     auto dir = open_at(AT_FDCWD, fmt::format("/proc/{}", tid.value()), O_RDONLY | O_DIRECTORY);
     if (!dir) continue;
