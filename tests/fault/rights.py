@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An image has the rights of its owner, whoever restarts it."""
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+from victim import good_image, nothing_left, restart_runs
+from harness import TEST_UID, Failure, Skip, proc_text
+
+
+def users_image_as_root(lab, _options):
+    """Root restarts an image that belongs to an ordinary user: the program is that user, and opens nothing more."""
+    if not lab.as_user:
+        raise Skip("is about root and an ordinary user")
+    image = good_image(lab)
+
+    def as_root(*words):
+        return subprocess.run([lab.stasis, *map(str, words)], cwd=lab.dir, stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, env=lab.environment(), timeout=lab.seconds, check=False)
+    result = as_root("restart", image, "--detach", "--pidfile", lab.path("small"))
+    if result.returncode:
+        raise Failure(f"root can't restart a user's image: {result.stderr}")
+    pid = int(lab.read("small"))
+    (lab.dir / "small").unlink()
+    ids = [line.split()[1:] for line in proc_text(pid, "status").splitlines() if line.startswith(("Uid:", "Gid:", "CapEff:"))]
+    if ids != [[str(TEST_UID)] * 4, [str(TEST_UID)] * 4, ["0000000000000000"]]:
+        raise Failure(f"the restarted program has ids and capabilities {ids}")
+    before = int(lab.read("count"))
+    lab.wait_for(lambda: int(lab.read("count") or -1) > before + 1, "counting")
+    lab.write("stop", "")
+    lab.wait_gone(pid, "the restarted program")
+    (lab.dir / "stop").unlink()
+    symlink_tricks(lab, image, as_root)
+    # An image that its owner could not have made himself: of a program of root's.
+    sleeper = subprocess.Popen(["/bin/sleep", "1000"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, cwd="/", start_new_session=True)
+    lab.wait_for(lambda: proc_text(sleeper.pid, "comm") == "sleep" and " S " in proc_text(sleeper.pid, "stat"), "sleep")
+    os.unlink(image)
+    subprocess.run([lab.stasis, "checkpoint", str(sleeper.pid), "--kill", "-o", image], check=True)
+    sleeper.wait()
+    lab.give(image)
+    for words in ((), ("--pids", "namespace")):
+        result = as_root("restart", image, "--detach", *words)
+        if result.returncode != 3 or len(result.stderr.splitlines()) != 1:
+            raise Failure(f"a user's image of a program of root's: status {result.returncode} {result.stderr}")
+    nothing_left(lab, set(), "a refused restart")
+
+
+def symlink_tricks(lab, image, as_root):
+    """The file that the program held, or a directory on the way to it, becomes a symlink to where only root may go."""
+    closed = pathlib.Path(tempfile.mkdtemp(prefix="stasis-test-root-"))
+    secret, digits = closed / "count", "0" * 21
+    try:
+        secret.write_text(digits)
+        secret.chmod(0o600)
+        kept = lab.dir / "out"
+
+        def refused(what):
+            for words in ((), ("--files", "relaxed"), ("--files", "rollback"), ("--pids", "namespace")):
+                result = as_root("restart", image, "--detach", *words)
+                if result.returncode == 0 or secret.read_text() != digits:
+                    lab.write("stop", "")
+                    raise Failure(f"{what}: root opened for a user's image what the user may not open")
+                if result.returncode not in (3, 5) or len(result.stderr.splitlines()) != 1:
+                    raise Failure(f"{what}: status {result.returncode}: {result.stderr}")
+                nothing_left(lab, set(), what)
+        (lab.dir / "count").rename(kept)
+        (lab.dir / "count").symlink_to(secret)
+        refused("a symlink to a file of root's")
+        (lab.dir / "count").unlink()
+        kept.rename(lab.dir / "count")
+        # As the directory itself is the test's, its name is moved away for a moment.
+        away = lab.dir.with_name(lab.dir.name + "-away")
+        lab.dir.rename(away)
+        try:
+            lab.dir.symlink_to(closed)
+            for words in ((), ("--files", "relaxed")):
+                result = subprocess.run([away / "bin" / "stasis", "restart", away / "good.image", "--detach", *words],
+                                        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=lab.seconds, check=False)
+                if result.returncode == 0 or secret.read_text() != digits or os.listdir(closed) != ["count"]:
+                    raise Failure(f"a directory that is a symlink: status {result.returncode} {result.stderr} "
+                                  f"{os.listdir(closed)}")
+        finally:
+            lab.dir.unlink()
+            away.rename(lab.dir)
+        nothing_left(lab, set(), "a directory that is a symlink")
+        restart_runs(lab, image)
+    finally:
+        shutil.rmtree(closed)
