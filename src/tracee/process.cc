@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -15,6 +16,7 @@
 #include "base/panic.h"
 #include "kernel/pidfd.h"
 #include "kernel/thread_signal.h"
+#include "kernel/vfork.h"
 
 namespace stasis {
 namespace {
@@ -56,12 +58,19 @@ TracedProcess::~TracedProcess() {
   if (auto result = resume(); !result) log::info("tracee", "{}", result.error().message());
 }
 
+// One that did not stop in time could not be let go then: we trace it still.
+bool TracedProcess::left_over_from_before(HostPid tid) const {
+  const auto status = proc_.thread_status(tid);
+  return status && status->tracer_pid == ::gettid();
+}
+
 // Seizes the threads that are not ours yet; says whether there was one.
 Result<bool> TracedProcess::attach_new_threads() {
   bool found = false;
   for (const HostPid tid : STASIS_TRY(proc_.threads())) {
     if (std::ranges::find(threads_, tid, &TracedThread::tid) != threads_.end()) continue;
     auto thread = TracedThread::seize(tid, options_);
+    if (!thread && left_over_from_before(tid)) thread = TracedThread::adopt(tid);
     if (!thread && thread.error().code() == Errc::kVanished) continue;
     // A leader that has ended while others live.
     if (!thread && tid == pid_ && STASIS_TRY(proc_.stat()).zombie()) continue;
@@ -167,7 +176,8 @@ Result<void> TracedProcess::map_gate(const Patience& patience) {
                        {address, size, static_cast<std::uint64_t>(prot),
                         static_cast<std::uint64_t>(MAP_PRIVATE | MAP_ANONYMOUS | flags), ~std::uint64_t{0}, 0},
                        patience));
-    if (result < 0 && result >= -4095) return Error::from_errno(static_cast<int>(-result), fmt::format("mmap in process {}", pid_.value()));
+    if (result < 0 && result >= -4095)
+      return Error::from_errno(static_cast<int>(-result), fmt::format("mmap in process {}", pid_.value()));
     return static_cast<std::uint64_t>(result);
   };
   GateMemory gate = STASIS_TRY(GateMemory::make_copy());
@@ -231,7 +241,8 @@ Result<void> TracedProcess::borrow_report_signal(const Patience& patience) {
   const std::int64_t result = STASIS_TRY(unguarded_call(
       SYS_rt_sigaction, {std::uint64_t(report_signal_), remote + offsetof(HealArea, ignore), program, kSigsetSize},
       patience));
-  if (result < 0) return Error::from_errno(static_cast<int>(-result), fmt::format("rt_sigaction in process {}", pid_.value()));
+  if (result < 0)
+    return Error::from_errno(static_cast<int>(-result), fmt::format("rt_sigaction in process {}", pid_.value()));
   STASIS_TRY(memory_->read(program, std::as_writable_bytes(std::span(area.program))));
   borrowed_action_ = area.program;
   slot.control().heal_ops = remote;
@@ -245,7 +256,8 @@ Result<void> TracedProcess::give_signal_back(const Patience& patience) {
   STASIS_TRY(memory_->write(program, std::as_bytes(std::span(borrowed_action_))));
   const std::int64_t result =
       STASIS_TRY(unguarded_call(SYS_rt_sigaction, {std::uint64_t(report_signal_), program, 0, kSigsetSize}, patience));
-  if (result < 0) return Error::from_errno(static_cast<int>(-result), fmt::format("rt_sigaction in process {}", pid_.value()));
+  if (result < 0)
+    return Error::from_errno(static_cast<int>(-result), fmt::format("rt_sigaction in process {}", pid_.value()));
   borrowed_ = false;
   return {};
 }
@@ -334,7 +346,8 @@ Result<void> TracedProcess::run_in_each_thread(const ThreadBatch& build, const T
 Result<void> TracedProcess::unmap_gate(const Patience& patience) {
   const std::int64_t result =
       STASIS_TRY(unguarded_call(SYS_munmap, {gate_.remote(), GateMemory::total_size()}, patience));
-  if (result < 0) return Error::from_errno(static_cast<int>(-result), fmt::format("munmap in process {}", pid_.value()));
+  if (result < 0)
+    return Error::from_errno(static_cast<int>(-result), fmt::format("munmap in process {}", pid_.value()));
   gate_ = GateMemory();
   return {};
 }
@@ -372,11 +385,21 @@ bool TracedProcess::continued_since() const {
   });
 }
 
+// Not all stopped, so nothing was done to any. Who sleeps in vfork keeps none of the others waiting.
+void TracedProcess::let_unsettled_threads_go() {
+  const auto late = std::ranges::stable_partition(
+      threads_, [](const TracedThread& thread) { return !kernel::waits_for_vfork(thread.tid()); });
+  for (TracedThread& thread : std::ranges::subrange(threads_.begin(), late.begin())) thread.await_stop_briefly();
+  for (TracedThread& thread : std::ranges::subrange(threads_.begin(), late.begin())) thread.detach();
+  for (TracedThread& thread : late) {
+    thread.await_stop_briefly();
+    thread.detach();
+  }
+}
+
 // The leader goes last: it is the one that looks at its own process, and must not see its threads traced any more.
 void TracedProcess::let_threads_go(int signal) {
-  for (TracedThread& thread : threads_) {
-    if (!settled_) thread.await_stop_briefly();
-  }
+  if (!settled_) return let_unsettled_threads_go();
   // Sent while all are stopped still: not one instruction of the program comes before what is pending now.
   if (signal != 0) (void)kernel::pidfd_send_signal(pidfd_.get(), signal);
   const bool continued = continued_since();

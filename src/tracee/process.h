@@ -87,10 +87,12 @@ class TracedProcess {
 
  private:
   TracedProcess(HostPid pid, kernel::ProcDir proc) : pid_(pid), proc_(std::move(proc)) {}
+  bool left_over_from_before(HostPid tid) const;
   Result<bool> attach_new_threads();
   void forget_gone_threads();
   bool continued_since() const;
   void let_threads_go(int signal);
+  void let_unsettled_threads_go();
   Result<void> choose_report_signal();
   // A thread that came under seccomp when it was already ours must not be made to call anything.
   Result<void> check_seccomp(HostPid tid, std::uint32_t mode) const;
