@@ -239,6 +239,7 @@ Result<void> Checkpoint::inspect() {
   }
   STASIS_TRY(side_by_side({.count = tree_->processes().size()},
                           [&](std::size_t i, std::size_t) { return tree_->processes()[i]->inspect_memory(files_); }));
+  STASIS_TRY(tree_->find_forked_pages(patience_));
   for (const auto& process : tree_->processes()) {
     if (process->owns_memory()) report_.pages += process->memory().page_bytes() / environment_.page_size;
   }

@@ -234,6 +234,11 @@ Result<void> ProcessImage::inspect(SeccompTable& seccomp, const Patience& patien
   return ask_seccomp(seccomp);
 }
 
+PageHolder ProcessImage::pages() {
+  ProcessImage& owner = *shares_.memory;
+  return {.memory = owner.traced_->memory(), .shared = owner.memory_->shared_pages()};
+}
+
 Result<void> ProcessImage::inspect_memory(const OpenFileTable& files) {
   fs_ = STASIS_TRY(gather_fs(proc_));
   if (!owns_memory()) return {};

@@ -69,6 +69,7 @@ class ProcessImage {
   SighandRecord& sighand() { return shares_.sighand->sighand_; }
   FsState& fs() { return shares_.fs->fs_; }
   bool owns_memory() const { return shares_.memory == this; }
+  PageHolder pages();
 
  private:
   explicit ProcessImage(kernel::ProcDir proc) : proc_(std::move(proc)) {}

@@ -110,25 +110,49 @@ int ProcessRestore::report_signal() const {
   return SIGPWR;
 }
 
-Result<void> ProcessRestore::map(const RestartGate& gate, const InheritedState& inherited, const Patience& patience) {
+// What a fork copies beside the areas can be given to the child, but not taken from it.
+bool ProcessRestore::can_be_forked_from(const ProcessRestore& parent) const {
+  return owns_.memory && memory_->can_be_forked() && memory_->origin() == parent.memory_ &&
+         record_.attributes.untag_mask == parent.record_.attributes.untag_mask &&
+         (parent.record_.xcomp_permission & ~record_.xcomp_permission) == 0;
+}
+
+Result<void> ProcessRestore::map(const RestartGate& gate, const InheritedState& inherited, const ProcessRestore* parent,
+                                 const Patience& patience) {
   const auto proc = STASIS_TRY(kernel::ProcDir::open(pid()));
   writer_ = STASIS_TRY(kernel::ProcessMemory::open(proc));
   STASIS_TRY(apply_process_attributes(record_.attributes, proc));
   syscall_instruction_ = memory_->syscall_instruction();
   if (!owns_.memory) return {};
-  STASIS_TRY(leave_coordinator(inherited, patience));
-  return memory_->map(*process_, gate, patience);
+  STASIS_TRY(leave_creator(parent ? parent->record_.attributes : inherited.process, patience));
+  const auto start = parent ? RestoredMemory::Start::kForked : RestoredMemory::Start::kElsewhere;
+  return memory_->map(*process_, gate, start, patience);
+}
+
+Result<void> ProcessRestore::copy_forked_pages(const ProcessRestore& origin, const Patience& patience) const {
+  constexpr std::uint64_t kAtOnce = std::uint64_t{1} << 20;
+  std::vector<std::byte> pages;
+  for (const PageRun& run : memory_->to_copy()) {
+    for (std::uint64_t done = 0; done < run.length; done += kAtOnce) {
+      STASIS_TRY(patience.check());
+      const PageRun part{.start = run.start + done, .length = std::min(run.length - done, kAtOnce)};
+      pages.resize(part.length);
+      STASIS_TRY(origin.writer_->read(part.start, pages));
+      STASIS_TRY(write_pages(std::span(&part, 1), pages));
+    }
+  }
+  return {};
 }
 
 // What ties the new process to the one it was copied from.
-Result<void> ProcessRestore::leave_coordinator(const InheritedState& inherited, const Patience& patience) {
+Result<void> ProcessRestore::leave_creator(const ProcessAttributes& inherited, const Patience& patience) {
   CallRunner calls(*process_, patience);
   const auto rseq = kernel::ptrace_get_rseq_configuration(pid());
   if (rseq && rseq->pointer) {
-    STASIS_TRY(calls.call("leave the coordinator's rseq", SYS_rseq, rseq->pointer, rseq->size, kRseqUnregister,
-                          rseq->signature));
+    STASIS_TRY(
+        calls.call("leave the creator's rseq", SYS_rseq, rseq->pointer, rseq->size, kRseqUnregister, rseq->signature));
   }
-  restore_memory_attributes(record_.attributes, inherited.process, calls.batch(), calls.checks());
+  restore_memory_attributes(record_.attributes, inherited, calls.batch(), calls.checks());
   if (record_.xcomp_permission & arch::kXfeatureTileData) {
     constexpr int kReqXcompPerm = 0x1023;
     constexpr int kTileDataNumber = 18;

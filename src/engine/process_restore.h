@@ -54,8 +54,13 @@ class ProcessRestore {
 
   // The new process that becomes this one.
   void adopt(NewProcess process) { process_.emplace(std::move(process)); }
-  // Address space without pages.
-  Result<void> map(const RestartGate& gate, const InheritedState& inherited, const Patience& patience);
+  // Would a clone of `parent`, when that one's memory is there, be a good start?
+  bool can_be_forked_from(const ProcessRestore& parent) const;
+  // Address space without pages. `parent`: the process was cloned from it when its memory was there; null: it was not.
+  Result<void> map(const RestartGate& gate, const InheritedState& inherited, const ProcessRestore* parent,
+                   const Patience& patience);
+  // The pages that are those of `origin`, whose memory is there, as far as the process has not got them yet.
+  Result<void> copy_forked_pages(const ProcessRestore& origin, const Patience& patience) const;
   // Fills `runs`, one behind another, with `pages`.
   Result<void> write_pages(std::span<const PageRun> runs, std::span<const std::byte> pages) const;
   Result<void> finish_memory(const Patience& patience);
@@ -75,7 +80,7 @@ class ProcessRestore {
   ProcessRestore() = default;
   Result<void> take_ended_leader();
   Result<void> check() const;
-  Result<void> leave_coordinator(const InheritedState& inherited, const Patience& patience);
+  Result<void> leave_creator(const ProcessAttributes& inherited, const Patience& patience);
   Result<void> install_files(const RestartContext& context);
   Result<void> restore_process(const InheritedState& inherited, const RestartContext& context);
   std::vector<const SeccompRecord*> seccomp() const;
@@ -92,7 +97,7 @@ class ProcessRestore {
   std::optional<ThreadRecord> ended_leader_;
   std::vector<ThreadRecord> threads_;            // those that live
   std::vector<const RestoredSeccomp*> seccomp_;  // of each, may be null
-  const RestoredMemory* memory_ = nullptr;
+  RestoredMemory* memory_ = nullptr;
   const RestoredSighand* sighand_ = nullptr;
   SessionPolicy session_ = SessionPolicy::kForeground;
   Owns owns_;

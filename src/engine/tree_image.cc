@@ -274,6 +274,24 @@ Result<void> TreeImage::find_zombies() {
   return {};
 }
 
+Result<void> TreeImage::find_forked_pages(const Patience& patience) {
+  std::vector<std::pair<ProcessImage*, ProcessImage*>> related;  // parent and child; those of one parent together
+  for (const auto& [pid, parent] : parents()) {
+    ProcessImage* const process = find(pid);
+    ProcessImage* const from = pid == processes_.front()->pid() ? nullptr : find(parent);
+    if (from && process->owns_memory() && &from->memory() != &process->memory()) related.emplace_back(from, process);
+  }
+  std::ranges::stable_sort(related, {}, [](const auto& pair) { return &pair.first->memory(); });
+  std::vector<ParentAndChild> pairs;
+  for (const auto& [parent, child] : related) pairs.push_back({.parent = parent->pages(), .child = child->pages()});
+  auto found = STASIS_TRY(stasis::find_forked_pages(pairs, patience));
+  for (std::size_t i = 0; i < related.size(); ++i) {
+    const auto [parent, child] = related[i];
+    child->memory().take_from(parent->memory(), std::move(found[i]));
+  }
+  return {};
+}
+
 void TreeImage::link_parents() {
   const auto image_pid = [&](HostPid pid) {
     ProcessImage* const process = find(pid);

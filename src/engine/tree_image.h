@@ -40,6 +40,9 @@ class TreeImage {
   const std::vector<ZombieImage>& zombies() const { return zombies_; }
   // What has come up since look(). REQUIRES: frozen.
   Result<Obstacles> find_late_obstacles() const;
+  // Finds the pages that children have from their parents. REQUIRES: all processes and their memory have been
+  // inspected.
+  Result<void> find_forked_pages(const Patience& patience);
   // Fills in the parents of all records. REQUIRES: all processes have been inspected.
   void link_parents();
   // Fills in what parents have not asked for yet. REQUIRES: link_parents().

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <ranges>
 
 namespace stasis {
 namespace {
@@ -31,7 +32,8 @@ constexpr ImagePid kAmbient{};
 
 class Planner {
  public:
-  Planner(std::span<const ProcessRecord> records, SessionPolicy policy) : records_(records), policy_(policy) {}
+  Planner(std::span<const ProcessRecord> records, SessionPolicy policy, const std::vector<bool>& has_parents_pages)
+      : records_(records), policy_(policy), has_parents_pages_(has_parents_pages) {}
   Result<TreePlan> make();
 
  private:
@@ -40,7 +42,8 @@ class Planner {
   Result<void> share();
   void need_sessions();
   Result<void> place(std::size_t index);
-  Result<void> check_births() const;
+  Result<void> check_births();
+  void fork_memory();
   std::size_t parent_of(std::size_t index) const;
   std::size_t helper_for(std::size_t parent, ImagePid session);
   std::size_t leader_of(ImagePid session) const;
@@ -48,6 +51,8 @@ class Planner {
 
   std::span<const ProcessRecord> records_;
   SessionPolicy policy_;
+  const std::vector<bool>& has_parents_pages_;
+  std::vector<std::size_t> born_;                 // each behind its creator
   std::map<ImagePid, std::size_t> index_;         // of a pid
   std::vector<ImagePid> session_;                 // of each process
   std::vector<std::optional<ImagePid>> born_in_;  // the session it must be born in
@@ -209,21 +214,39 @@ Result<TreePlan> Planner::make() {
       from.late_session = true;
   }
   STASIS_TRY(check_births());
+  fork_memory();
   return std::move(plan_);
 }
 
 // Each has a maker who is there before it: no circle of helpers and leaders.
-Result<void> Planner::check_births() const {
-  std::vector<std::size_t> born;
+Result<void> Planner::check_births() {
   for (std::size_t i = 0; i < plan_.nodes.size(); ++i) {
-    if (plan_.nodes[i].creator == kCoordinator) born.push_back(i);
+    if (plan_.nodes[i].creator == kCoordinator) born_.push_back(i);
   }
-  for (std::size_t i = 0; i < born.size(); ++i) {
-    const auto& children = plan_.nodes[born[i]].children;
-    born.insert(born.end(), children.begin(), children.end());
+  for (std::size_t i = 0; i < born_.size(); ++i) {
+    const auto& children = plan_.nodes[born_[i]].children;
+    born_.insert(born_.end(), children.begin(), children.end());
   }
-  if (born.size() == plan_.nodes.size()) return {};
+  if (born_.size() == plan_.nodes.size()) return {};
   return Error(Errc::kBadImage, "processes of the image could only be made by each other");
+}
+
+// Memory is made in the order of the records. Who is cloned only when its parent's is there must not be the creator,
+// over however many, of one whose turn has come by then (an orphan that a helper makes). Such a one, and one born
+// before its parent leaves the session, gets copies.
+void Planner::fork_memory() {
+  std::vector<std::size_t> first(plan_.nodes.size());  // the first process among a node and all who come from it
+  for (const std::size_t i : born_ | std::views::reverse) {
+    TreeNode& node = plan_.nodes[i];
+    first[i] = node.kind == TreeNode::Kind::kProcess ? i : plan_.nodes.size();
+    for (const std::size_t child : node.children) first[i] = std::min(first[i], first[child]);
+    if (node.kind != TreeNode::Kind::kProcess || i >= has_parents_pages_.size() || !has_parents_pages_[i]) continue;
+    if (node.creator == kCoordinator || node.creator != parent_of(i) || node.birth != TreeNode::Birth::kInSession ||
+        (node.flags & (CLONE_VM | CLONE_PARENT)) != 0 || first[i] <= node.creator) {
+      continue;
+    }
+    node.needs_memory = node.forks_memory = true;
+  }
 }
 
 }  // namespace
@@ -239,8 +262,9 @@ Surroundings::Surroundings(std::span<const ProcessRecord> records) {
   }
 }
 
-Result<TreePlan> TreePlan::make(std::span<const ProcessRecord> records, SessionPolicy policy) {
-  return Planner(records, policy).make();
+Result<TreePlan> TreePlan::make(std::span<const ProcessRecord> records, SessionPolicy policy,
+                                const std::vector<bool>& has_parents_pages) {
+  return Planner(records, policy, has_parents_pages).make();
 }
 
 }  // namespace stasis

@@ -38,6 +38,7 @@ struct TreeNode {
   std::size_t creator = kCoordinator;
   Birth birth = Birth::kInSession;
   bool needs_memory = false;          // the creator's memory must be there
+  bool forks_memory = false;          // because it has pages of it (copy on write)
   bool leads_session = false;         // calls setsid
   bool late_session = false;          // only after its memory is there
   std::uint64_t flags = 0;            // CLONE_* beside CLONE_PTRACE
@@ -48,8 +49,11 @@ struct TreePlan {
   std::vector<TreeNode> nodes;  // nodes[i] is the process of record i; helpers behind them
   bool needs_reaper = false;    // the coordinator must be there for orphans (PR_SET_CHILD_SUBREAPER)
 
-  // Records in the order of the image. kBadImage: they make no tree; kUnsupportedTask: no order exists.
-  static Result<TreePlan> make(std::span<const ProcessRecord> records, SessionPolicy policy);
+  // Records in the order of the image. `has_parents_pages`: by record, whether it should be cloned when its parent's
+  // memory is there; it is where nothing speaks against it. kBadImage: they make no tree; kUnsupportedTask: no order
+  // exists.
+  static Result<TreePlan> make(std::span<const ProcessRecord> records, SessionPolicy policy,
+                               const std::vector<bool>& has_parents_pages = {});
 };
 
 // What a tree has of whoever started it: a session and a process group whose leaders are not in the tree, but its root

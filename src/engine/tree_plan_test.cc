@@ -78,6 +78,45 @@ TEST(TreePlan, AChainOfAnyLengthIsPlanned) {
   EXPECT_EQ(made.nodes.back().creator, static_cast<std::size_t>(kLength - 2));
 }
 
+TEST(TreePlan, WhoHasPagesOfItsParentIsClonedWhenTheyAreThere) {
+  const std::vector<ProcessRecord> records = {process(10, 0, 5, 5), process(11, 10, 5, 5), process(12, 11, 5, 5),
+                                              process(13, 10, 5, 5)};
+  const auto made = TreePlan::make(records, SessionPolicy::kForeground, {false, true, true, false});
+  ASSERT_TRUE(made);
+  for (const std::size_t i : {1u, 2u}) EXPECT_TRUE(made->nodes[i].forks_memory && made->nodes[i].needs_memory) << i;
+  for (const std::size_t i : {0u, 3u}) EXPECT_FALSE(made->nodes[i].forks_memory || made->nodes[i].needs_memory) << i;
+}
+
+TEST(TreePlan, WhoIsBornBeforeItsParentLeavesTheSessionDoesNotWaitForItsPages) {
+  const std::vector<ProcessRecord> records = {process(1, 0, 5, 5), process(10, 1, 10, 10), process(11, 10, 5, 5)};
+  const auto made = TreePlan::make(records, SessionPolicy::kForeground, {false, true, true});
+  ASSERT_TRUE(made);
+  EXPECT_TRUE(made->nodes[1].forks_memory);
+  ASSERT_EQ(made->nodes[2].birth, Birth::kBeforeSession);
+  EXPECT_FALSE(made->nodes[2].forks_memory || made->nodes[2].needs_memory);
+  EXPECT_FALSE(made->nodes[1].late_session);
+}
+
+TEST(TreePlan, NobodyWaitsForPagesWhileThoseBeforeItNeedIt) {
+  // 20 is an orphan of session 30: its maker, a helper, comes from 30, which comes from 15.
+  std::vector<ProcessRecord> records = {process(10, 0, 5, 5), process(20, 10, 30, 30), process(15, 10, 5, 5),
+                                        process(30, 15, 30, 30)};
+  records[0].attributes.child_subreaper = true;
+  const std::vector<bool> all = {false, true, true, true};
+  auto made = TreePlan::make(records, SessionPolicy::kForeground, all);
+  ASSERT_TRUE(made) << made.error().to_string();
+  ASSERT_EQ(made->nodes[made->nodes[1].creator].kind, Kind::kHelper);
+  EXPECT_FALSE(made->nodes[1].forks_memory);  // its parent does not make it
+  EXPECT_FALSE(made->nodes[3].forks_memory);
+  // 15 may wait for 10's, which come before everybody's.
+  EXPECT_TRUE(made->nodes[2].forks_memory);
+  // With the orphan behind all others nothing speaks against it.
+  records = {records[0], process(15, 10, 5, 5), process(30, 15, 30, 30), process(20, 10, 30, 30)};
+  made = TreePlan::make(records, SessionPolicy::kForeground, all);
+  ASSERT_TRUE(made) << made.error().to_string();
+  EXPECT_TRUE(made->nodes[2].forks_memory);
+}
+
 TEST(TreePlan, AZombieMustHaveEndedInAWayThatThereIs) {
   const auto made = [](std::int32_t status) {
     std::vector<ProcessRecord> records = {process(10, 0, 5, 5), process(11, 10, 5, 5)};

@@ -47,9 +47,7 @@ Result<void> TreeRestore::read(ImageReader& image, const InheritedState& inherit
     auto& own = threads.emplace_back();
     for (std::uint32_t t = 0; t < records_.back().threads; ++t) own.push_back(STASIS_TRY(image.read<ThreadRecord>()));
   }
-  plan_ = STASIS_TRY(TreePlan::make(records_, context_.policy.session));
-  live_of_.assign(plan_.nodes.size(), kNone);
-  others_.resize(plan_.nodes.size());
+  live_of_.assign(records_.size(), kNone);
   for (std::size_t i = 0; i < records_.size(); ++i) {
     if (records_[i].zombie) continue;
     live_of_[i] = live_.size();
@@ -58,7 +56,22 @@ Result<void> TreeRestore::read(ImageReader& image, const InheritedState& inherit
     STASIS_TRY(live_.back()->check_rights(inherited_, context_.owner));
   }
   find_owners();
+  plan_ = STASIS_TRY(TreePlan::make(records_, context_.policy.session, who_has_parents_pages()));
+  live_of_.resize(plan_.nodes.size(), kNone);
+  others_.resize(plan_.nodes.size());
   return {};
+}
+
+// By record.
+std::vector<bool> TreeRestore::who_has_parents_pages() const {
+  std::map<ImagePid, const ProcessRestore*> known;
+  std::vector<bool> answers(records_.size());
+  for (std::size_t i = 0; i < live_.size(); ++i) {
+    const auto parent = known.find(live_[i]->record().parent);
+    answers[node_of_[i]] = parent != known.end() && live_[i]->can_be_forked_from(*parent->second);
+    known.emplace(live_[i]->record().pid, live_[i].get());
+  }
+  return answers;
 }
 
 // Of several processes with one object the first restores it.
@@ -190,7 +203,17 @@ Result<void> TreeRestore::map_memory(std::size_t index) {
     return Error(Errc::kBadImage, fmt::format("process {} could only be made by one that stands behind it",
                                               live_[index]->record().pid.value()));
   }
-  return live_[index]->map(*gate_, inherited_, context_.patience);
+  ProcessRestore& process = *live_[index];
+  const TreeNode& node = plan_.nodes[node_of_[index]];
+  const ProcessRestore* const parent = node.forks_memory ? live_[live_of_[node.creator]].get() : nullptr;
+  STASIS_TRY(process.map(*gate_, inherited_, parent, context_.patience));
+  if (!process.owns_memory() || !process.memory().origin() || process.memory().to_copy().empty()) return {};
+  for (std::size_t i = 0; i < index; ++i) {
+    if (&live_[i]->memory() == process.memory().origin())
+      return process.copy_forked_pages(*live_[i], context_.patience);
+  }
+  return Error(Errc::kBadImage, fmt::format("process {} has pages of a memory that does not stand before it",
+                                            process.record().pid.value()));
 }
 
 Result<void> TreeRestore::write_pages(std::size_t index, std::span<const PageRun> runs,

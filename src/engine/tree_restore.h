@@ -48,6 +48,7 @@ class TreeRestore {
  private:
   Result<void> check_rights() const;
   void find_owners();
+  std::vector<bool> who_has_parents_pages() const;
   NewProcess& task(std::size_t node);
   Result<void> bear(std::size_t node);
   Result<NewProcess> create(const TreeNode& node, int report_signal);

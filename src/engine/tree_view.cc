@@ -12,6 +12,7 @@
 
 #include "image/environment.h"
 #include "image/format.h"
+#include "image/page_runs.h"
 #include "image/view.h"
 #include "resource/file_table/file_table.h"
 #include "resource/fs/fs.h"
@@ -79,6 +80,7 @@ class ImageTree {
   void find_holders();
   void find_children();
   std::vector<ImagePid> sharers(const ViewedProcess& process, ObjRef ProcessRecord::* object) const;
+  ImagePid holder_of(ObjRef memory) const;
   void write_process(std::string& out, std::size_t index, const std::string& indent) const;
   void write_shares(std::string& out, const ViewedProcess& process, const std::string& indent) const;
   void write_descriptors(std::string& out, const ViewedProcess& process, const std::string& indent) const;
@@ -95,6 +97,7 @@ class ImageTree {
   std::map<ObjRef, FileTableRecord> tables_;
   std::map<ObjRef, MemoryRecord> memories_;
   std::map<ObjRef, FsRecord> places_;
+  std::map<ObjRef, ForkedPagesRecord> forked_;  // by the address space that has them
 };
 
 Result<ImageTree> ImageTree::read(const ImageReader& image) {
@@ -104,6 +107,7 @@ Result<ImageTree> ImageTree::read(const ImageReader& image) {
     if (chunk.codec == Codec::kParent) tree.inherited_bytes_ += chunk.raw_size;
   }
   ObjectRecord object;  // that the next record belongs to; null: none
+  ObjRef last_memory;   // that the record before this one was of
   for (std::size_t i = 0; i < image.record_count(); ++i) {
     const RawRecord raw = image.record(i);
     if (raw.type == RecordType::kObject) {
@@ -120,9 +124,12 @@ Result<ImageTree> ImageTree::read(const ImageReader& image) {
       ViewedProcess& process = tree.processes_.back();
       if (process.threads.empty()) process.name = thread.attributes.name;
       process.threads.push_back(thread.tid);
+    } else if (raw.type == RecordType::kForkedPages && last_memory) {
+      tree.forked_[last_memory] = STASIS_TRY(decode<ForkedPagesRecord>(raw.payload, ForkedPagesRecord::kName));
     } else if (object.ref) {
       STASIS_TRY(tree.take_object(object.ref, object.type, raw));
     }
+    last_memory = raw.type == RecordType::kMemory ? object.ref : ObjRef();
     object = {};
   }
   tree.find_holders();
@@ -179,6 +186,12 @@ std::vector<ImagePid> ImageTree::sharers(const ViewedProcess& process, ObjRef Pr
   return others;
 }
 
+// The first with that memory; 0: nobody has it.
+ImagePid ImageTree::holder_of(ObjRef memory) const {
+  const auto found = std::ranges::find(processes_, memory, [](const ViewedProcess& one) { return one.record.memory; });
+  return found == processes_.end() ? ImagePid() : found->record.pid;
+}
+
 struct Share {
   const char* name;
   ObjRef ProcessRecord::* object;
@@ -210,6 +223,10 @@ void ImageTree::write_shares(std::string& out, const ViewedProcess& process, con
     out += fmt::format("{}  {} shared with", indent, share.name);
     for (const ImagePid other : others) out += fmt::format(" {}", other.value());
     out += '\n';
+  }
+  if (const auto forked = forked_.find(process.record.memory); forked != forked_.end()) {
+    out += fmt::format("{}  {} bytes of pages as in {} (copy on write)\n", indent, total_length(forked->second.pages),
+                       holder_of(forked->second.origin).value());
   }
   if (const auto place = places_.find(process.record.fs); place != places_.end())
     out += fmt::format("{}  in {}\n", indent, escape_text(place->second.working_directory));
@@ -352,6 +369,10 @@ Json ImageTree::process_json(const ViewedProcess& process) const {
     if (!pids.empty()) shared[share.name] = std::move(pids);
   }
   json["shared_with"] = std::move(shared);
+  if (const auto forked = forked_.find(record.memory); forked != forked_.end()) {
+    json["copy_on_write"] = {{"with", holder_of(forked->second.origin).value()},
+                             {"bytes", total_length(forked->second.pages)}};
+  }
   json["descriptors"] = descriptors_json(process);
   json["mappings"] = mappings_json(process);
   return json;

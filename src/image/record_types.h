@@ -35,6 +35,7 @@ enum class RecordType : std::uint32_t {
   kFileTable = 21,
   kFs = 22,
   kSeccomp = 23,
+  kForkedPages = 24,
   // object kinds: 64-191
   kPathFile = 64,
   kPipe = 65,

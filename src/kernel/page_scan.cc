@@ -44,10 +44,14 @@ constexpr std::uint64_t kCheckWpAsync = 2;
 
 // Bits of an entry of /proc/PID/pagemap.
 constexpr std::uint64_t kEntrySoftDirty = std::uint64_t{1} << 55;
+constexpr std::uint64_t kEntryExclusive = std::uint64_t{1} << 56;  // Linux 4.2
 constexpr std::uint64_t kEntryGuard = std::uint64_t{1} << 58;
 constexpr std::uint64_t kEntryFile = std::uint64_t{1} << 61;
 constexpr std::uint64_t kEntrySwapped = std::uint64_t{1} << 62;
 constexpr std::uint64_t kEntryPresent = std::uint64_t{1} << 63;
+
+// Ours: only an entry of the file tells.
+constexpr std::uint64_t kPageExclusive = std::uint64_t{1} << 63;
 
 void append(std::vector<PageRun>& runs, std::uint64_t start, std::uint64_t end) {
   if (!runs.empty() && runs.back().end == start) {
@@ -64,6 +68,7 @@ std::uint64_t categories_of(std::uint64_t entry) {
   if (entry & kEntryFile) categories |= kPageFile;
   if (entry & kEntrySoftDirty) categories |= kPageSoftDirty;
   if (entry & kEntryGuard) categories |= kPageGuard;
+  if (entry & kEntryExclusive) categories |= kPageExclusive;
   return categories;
 }
 
@@ -174,6 +179,10 @@ Result<void> PageScanner::guard_pages(const Vma& vma, std::vector<PageRun>& runs
         .with_help("Linux 6.15 reports them");
   }
   return scan(vma.start, vma.end, {.all_of = kPageGuard}, runs);
+}
+
+Result<void> PageScanner::not_exclusive(std::uint64_t start, std::uint64_t end, std::vector<PageRun>& runs) const {
+  return scan_by_reading(start, end, {.any_of = kPagePresent | kPageSwapped, .none_of = kPageExclusive}, runs);
 }
 
 Result<void> PageScanner::take_written(std::uint64_t start, std::uint64_t end, std::vector<PageRun>& runs) const {

@@ -68,6 +68,10 @@ class PageScanner {
   // Guard regions in the area. kKernelFeature where they can't be seen.
   Result<void> guard_pages(const Vma& vma, std::vector<PageRun>& runs) const;
 
+  // Pages of the range that another address space may have as well: present and not mapped here alone, or swapped out
+  // (which does not tell). A hint: what is not among them is no one else's. Reads /proc/PID/pagemap, 20 ns per page.
+  Result<void> not_exclusive(std::uint64_t start, std::uint64_t end, std::vector<PageRun>& runs) const;
+
   // Pages written since the last call, under an asynchronous write-protecting userfaultfd (UFFD_FEATURE_WP_ASYNC);
   // protects them again. Not registered there: kNotPermitted. Needs the ioctl: kKernelFeature without.
   Result<void> take_written(std::uint64_t start, std::uint64_t end, std::vector<PageRun>& runs) const;

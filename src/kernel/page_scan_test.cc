@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -127,6 +128,32 @@ TEST_P(PageScan, ManyRunsAreAllReportedOnce) {
     }
   }
   ::munmap(area, kPages * page_);
+}
+
+TEST_P(PageScan, PagesThatAChildHasAsWellAreNotExclusive) {
+  std::byte* const area = map(8);
+  for (std::size_t i = 0; i < 6; ++i) area[i * page_] = std::byte{1};
+  int go[2];
+  ASSERT_EQ(::pipe(go), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::close(go[1]);
+    char nothing = 0;
+    ::_exit(::read(go[0], &nothing, 1) == 0 ? 0 : 1);
+  }
+  ASSERT_GT(child, 0);
+  ::close(go[0]);
+  for (const std::size_t i : {2u, 3u, 6u}) static_cast<volatile std::byte*>(area)[i * page_] = std::byte{2};
+  std::vector<PageRun> runs;
+  const auto start = reinterpret_cast<std::uint64_t>(area);
+  const auto looked = scanner_->not_exclusive(start, start + 8 * page_, runs);
+  ::close(go[1]);
+  int status = -1;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(looked) << looked.error().to_string();
+  using P = std::pair<std::size_t, std::size_t>;
+  EXPECT_THAT(pages(runs, area), ElementsAre(P{0, 2}, P{4, 6}));
+  ::munmap(area, 8 * page_);
 }
 
 TEST_P(PageScan, RefusesHalfPagesAndBackwardRanges) {

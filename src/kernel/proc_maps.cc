@@ -81,6 +81,12 @@ bool parse_detail(std::string_view line, Vma& vma) {
   }
   if (key == "Rss") return kilobytes(value, vma.rss);
   if (key == "Swap") return kilobytes(value, vma.swap);
+  if (key == "Shared_Clean" || key == "Shared_Dirty") {
+    std::uint64_t bytes = 0;
+    if (!kilobytes(value, bytes)) return false;
+    vma.mapped_elsewhere += bytes;
+    return true;
+  }
   if (key == "Anonymous") return kilobytes(value, vma.anonymous);
   if (key == "AnonHugePages") return kilobytes(value, vma.anon_huge_pages);
   if (key == "Locked") return kilobytes(value, vma.locked);

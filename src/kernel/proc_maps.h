@@ -33,7 +33,8 @@ struct Vma {
   std::vector<std::string> unknown_flags;  // VmFlags that this program does not know
   std::uint64_t rss = 0;
   std::uint64_t swap = 0;
-  std::uint64_t anonymous = 0;  // resident pages that are private copies
+  std::uint64_t mapped_elsewhere = 0;  // resident pages that others, or other areas, map as well
+  std::uint64_t anonymous = 0;         // resident pages that are private copies
   std::uint64_t anon_huge_pages = 0;
   std::uint64_t locked = 0;
   std::uint64_t kernel_page_size = 0;

@@ -37,6 +37,17 @@ struct Position {
   }
 };
 
+// Bytes, or the error, of one pread or pwrite of mem.
+Result<std::size_t> moved_by_mem(HostPid pid, long moved, std::uint64_t address) {
+  if (moved > 0) return static_cast<std::size_t>(moved);
+  if (moved == 0)  // mem of a process that has ended reads as empty
+    return Error(Errc::kVanished, fmt::format("memory of process {}: it has ended", pid.value()));
+  if (errno == EINTR) return std::size_t{0};
+  if (errno != EIO && errno != EFAULT)
+    return Error::from_errno(errno, fmt::format("memory of process {}", pid.value()));
+  return Error(Errc::kIo, fmt::format("address {:#x} of process {} can't be accessed", address, pid.value()));
+}
+
 // `vector(local, remote, n)` is process_vm_readv or _writev, `single(buffer, size, address)` pread or pwrite of mem;
 // both return bytes or -1 with errno. `bytes` holds all ranges.
 template <class Byte, class Vector, class Single>
@@ -64,17 +75,7 @@ Result<void> transfer(HostPid pid, std::span<const RemoteRange> ranges, std::spa
         return Error::from_errno(error, fmt::format("memory of process {}", pid.value()));
       }
       moved = single(bytes.data() + done, std::min(at.left_in_range(), kBytesLimit), at.address());
-      if (moved < 0 && errno == EINTR) continue;
-      if (moved < 0 && errno != EIO && errno != EFAULT) {
-        return Error::from_errno(errno, fmt::format("memory of process {}", pid.value()));
-      }
-      if (moved == 0 && !at.done()) {  // mem of a process that has ended reads as empty
-        return Error(Errc::kVanished, fmt::format("memory of process {}: it has ended", pid.value()));
-      }
-      if (moved <= 0) {
-        return Error(Errc::kIo,
-                     fmt::format("address {:#x} of process {} can't be accessed", at.address(), pid.value()));
-      }
+      moved = static_cast<long>(STASIS_TRY(moved_by_mem(pid, moved, at.address())));
     }
     done += static_cast<std::size_t>(moved);
     at.advance(static_cast<std::uint64_t>(moved));
@@ -104,6 +105,20 @@ Result<void> ProcessMemory::read(std::span<const RemoteRange> ranges, std::span<
       [&](std::byte* buffer, std::uint64_t size, std::uint64_t address) {
         return raw("pread64", SYS_pread64, mem_.get(), buffer, size, address);
       });
+}
+
+Result<void> ProcessMemory::read_shared(std::span<const RemoteRange> ranges, std::span<std::byte> bytes) const {
+  STASIS_INVARIANT(total_size(ranges) == bytes.size());
+  std::size_t done = 0;
+  for (Position at{ranges};;) {
+    at.advance(0);
+    if (at.done()) return {};
+    const std::uint64_t size = std::min(at.left_in_range(), kBytesLimit);
+    const long read = raw("pread64", SYS_pread64, mem_.get(), bytes.data() + done, size, at.address());
+    const std::size_t moved = STASIS_TRY(moved_by_mem(pid_, read, at.address()));
+    done += moved;
+    at.advance(moved);
+  }
 }
 
 Result<void> ProcessMemory::write(std::span<const RemoteRange> ranges, std::span<const std::byte> bytes) const {

@@ -33,6 +33,10 @@ class ProcessMemory {
   // All ranges, one after the other, into or from `bytes`. REQUIRES: bytes.size() is the sum of the sizes.
   Result<void> read(std::span<const RemoteRange> ranges, std::span<std::byte> bytes) const;
   Result<void> write(std::span<const RemoteRange> ranges, std::span<const std::byte> bytes) const;
+  // As read(), at half the speed, but pages that the process shares with others (copy on write) stay shared:
+  // process_vm_readv pins what it reads, and for that the kernel gives the process a copy of its own
+  // (FAULT_FLAG_UNSHARE, Linux 5.19).
+  Result<void> read_shared(std::span<const RemoteRange> ranges, std::span<std::byte> bytes) const;
 
   Result<void> read(std::uint64_t address, std::span<std::byte> bytes) const;
   Result<void> write(std::uint64_t address, std::span<const std::byte> bytes) const;

@@ -51,8 +51,8 @@ constexpr auto kRecords =
                     PathFileRecord, PipeRecord, PipeEndRecord, ExternalRecord, EventFdRecord, TimerFdRecord,
                     SignalFdRecord, EpollRecord, NamelessFileRecord, SharedMemoryRecord, MemFdRecord, UnixSocketRecord,
                     UnixLinkRecord, InotifyRecord, TerminalRecord, TerminalSlaveRecord, PosixQueueRecord,
-                    MessageQueueRecord, SystemVRecord, PidFdRecord, InetSocketRecord, ProcessFileRecord,
-                    SeccompRecord>();
+                    MessageQueueRecord, SystemVRecord, PidFdRecord, InetSocketRecord, ProcessFileRecord, SeccompRecord,
+                    ForkedPagesRecord>();
 
 }  // namespace
 

@@ -12,8 +12,10 @@
 #include "base/file.h"
 #include "image/hash.h"
 #include "image/page_runs.h"
+#include "kernel/page_size.h"
 #include "resource/file_contents/visible_contents.h"
 #include "resource/memory/build_id.h"
+#include "resource/memory/page_reader.h"
 #include "resource/open_file/mapped_files.h"
 #include "work/side_by_side.h"
 
@@ -119,7 +121,7 @@ class FileList {
 
 std::vector<PageRun> to_image_runs(const std::vector<kernel::PageRun>& runs) {
   std::vector<PageRun> result;
-  for (const kernel::PageRun& run : runs) result.push_back({.start = run.start, .length = run.size()});
+  for (const kernel::PageRun& run : runs) append(result, {.start = run.start, .length = run.size()});
   return result;
 }
 
@@ -161,6 +163,24 @@ Result<void> add_readable(HostPid pid, const OpenInode& inode, const Vma& vma, s
   return {};
 }
 
+// `shared` gets those that others may have as well: areas that are nobody else's need no look at each page.
+Result<void> add_private(const kernel::PageScanner& scanner, const Vma& vma, std::vector<kernel::PageRun>& pages,
+                         std::vector<kernel::PageRun>& shared) {
+  // Asking once for what lies so close is cheaper than asking twice.
+  const std::uint64_t close = 64 * kernel::page_size();
+  std::vector<kernel::PageRun> own;
+  STASIS_TRY(scanner.private_pages(vma, own));
+  const bool alone = vma.mapped_elsewhere == 0 && vma.swap == 0;
+  for (std::size_t i = 0; i < own.size() && !alone;) {
+    const std::uint64_t start = own[i].start;
+    std::uint64_t end = own[i].end;
+    for (++i; i < own.size() && own[i].start - end <= close; ++i) end = own[i].end;
+    STASIS_TRY(scanner.not_exclusive(start, end, shared));
+  }
+  pages.insert(pages.end(), own.begin(), own.end());
+  return {};
+}
+
 MmLayout layout_of(const kernel::ProcStat& stat, std::uint64_t brk) {
   return {.start_code = stat.startcode,
           .end_code = stat.endcode,
@@ -196,7 +216,7 @@ Result<MemoryImage> MemoryImage::take(const kernel::ProcDir& proc, const kernel:
   MemoryRecord& record = image.record_;
   FileList files(proc, record.files);
   const kernel::PageScanner scanner = STASIS_TRY(kernel::PageScanner::open(proc));
-  std::vector<kernel::PageRun> pages;
+  std::vector<kernel::PageRun> pages, shared;
   for (const Vma& vma : facts.vmas) {
     if (vma.path == "[vsyscall]") continue;
     VmaRecord row = STASIS_TRY(record_of(vma, files));
@@ -213,7 +233,7 @@ Result<MemoryImage> MemoryImage::take(const kernel::ProcDir& proc, const kernel:
       // What is the file's and what is the process's own can't be told: all of it is saved as its own.
       STASIS_TRY(add_readable(facts.pid, *image.objects_[row.file], vma, pages));
     } else if (!vma.shared && !kernels) {
-      STASIS_TRY(scanner.private_pages(vma, pages));
+      STASIS_TRY(add_private(scanner, vma, pages, shared));
       if (scanner.sees_guard() && vma.flags.has(VmFlag::kGuard)) {
         std::vector<kernel::PageRun> guards;
         STASIS_TRY(scanner.guard_pages(vma, guards));
@@ -229,25 +249,43 @@ Result<MemoryImage> MemoryImage::take(const kernel::ProcDir& proc, const kernel:
   auto executable = files.index_of(exe, st.st_ino, false);
   if (!executable) return std::move(executable).error().note(fmt::format("executable of pid {}", proc.pid().value()));
   record.executable = *executable;
-  image.runs_ = to_image_runs(pages);
+  image.pages_ = to_image_runs(pages);
+  image.shared_ = intersect(image.pages_, to_image_runs(shared));
+  image.runs_ = image.pages_;
   for (const PageRun& run : image.runs_) record.page_bytes += run.length;
   return image;
 }
 
+void MemoryImage::take_from(const MemoryImage& parent, std::vector<PageRun> pages) {
+  if (pages.empty()) return;
+  pages.resize(std::min<std::size_t>(pages.size(), ForkedPagesRecord::kMaxRuns));
+  origin_ = &parent;
+  runs_ = subtract(pages_, pages);
+  forked_ = std::move(pages);
+  record_.forked = true;
+  record_.page_bytes = total_length(runs_);
+}
+
 Result<void> MemoryImage::checkpoint(CheckpointContext& context, ObjRef ref) const {
   MemoryRecord record = record_;
+  ForkedPagesRecord forked{.origin = {}, .pages = forked_};
+  if (origin_) {
+    forked.origin =
+        STASIS_TRY(context.objects.checkpoint_obj(&context, const_cast<MemoryImage*>(origin_), kind::kMemory));
+  }
   for (OpenInode* const inode : objects_) {
     const bool in_memory = memory_origin(inode->any().link).has_value();
     const ObjType kind = in_memory ? kind::kSharedMemory : kind::kNamelessFile;
     const ObjRef object = STASIS_TRY(context.objects.checkpoint_obj(&context, inode, kind));
     record.objects.push_back({.object = object, .kind = kind});
   }
-  return context.write_object(ref, kind::kMemory, record);
+  STASIS_TRY(context.write_object(ref, kind::kMemory, record));
+  return origin_ ? context.image.write(forked) : Result<void>();
 }
 
 Result<std::uint64_t> MemoryImage::inherit_pages(ImageWriter& image, ObjRef object, const kernel::ProcessMemory& memory,
                                                  const PageBase& base, const Patience& patience) {
-  const std::vector<PageRun> same = STASIS_TRY(find_unchanged(runs_, memory, base, patience));
+  const std::vector<PageRun> same = STASIS_TRY(find_unchanged(runs_, PageReader(memory, shared_), base, patience));
   STASIS_TRY(image.inherit(object, same, base.object));
   runs_ = subtract(runs_, same);
   return total_length(same);
@@ -282,12 +320,12 @@ constexpr std::uint64_t kPiece = std::uint64_t{512} << 10;
 // Calls take(ranges, size) for one piece of the chunk behind another.
 template <class Take>
 Result<void> in_pieces(const PageChunk& chunk, std::uint64_t piece, Take take) {
-  std::vector<kernel::RemoteRange> ranges;
+  std::vector<PageRun> ranges;
   std::uint64_t filled = 0;
   for (const PageRun& run : chunk.runs) {
     for (std::uint64_t done = 0; done < run.length;) {
       const std::uint64_t part = std::min(run.length - done, piece - filled);
-      ranges.push_back({.address = run.start + done, .size = part});
+      ranges.push_back({.start = run.start + done, .length = part});
       filled += part;
       done += part;
       if (filled < piece) continue;
@@ -300,13 +338,13 @@ Result<void> in_pieces(const PageChunk& chunk, std::uint64_t piece, Take take) {
 }
 
 // Straight into the file, through a buffer that is never larger than the cache.
-Result<void> write_in_place(ImageWriter& image, ObjRef object, const kernel::ProcessMemory& memory,
-                            const PageChunk& chunk, std::vector<std::byte>& buffer) {
+Result<void> write_in_place(ImageWriter& image, ObjRef object, const PageReader& memory, const PageChunk& chunk,
+                            std::vector<std::byte>& buffer) {
   const ChunkSlot slot = STASIS_TRY(image.reserve_chunk(object, chunk.runs));
   HashStream hash;
   std::uint64_t offset = slot.offset;
   buffer.resize(std::max<std::size_t>(buffer.size(), kPiece));
-  const auto write_piece = [&](std::span<const kernel::RemoteRange> ranges, std::uint64_t size) -> Result<void> {
+  const auto write_piece = [&](std::span<const PageRun> ranges, std::uint64_t size) -> Result<void> {
     const auto bytes = std::span(buffer).first(size);
     STASIS_TRY(memory.read(ranges, bytes));
     hash.update(bytes);
@@ -318,15 +356,14 @@ Result<void> write_in_place(ImageWriter& image, ObjRef object, const kernel::Pro
   return image.finish_chunk(slot, STASIS_TRY(hash.digest()));
 }
 
-Result<void> write_whole(ImageWriter& image, ObjRef object, const kernel::ProcessMemory& memory, const PageChunk& chunk,
+Result<void> write_whole(ImageWriter& image, ObjRef object, const PageReader& memory, const PageChunk& chunk,
                          std::vector<std::byte>& buffer) {
   buffer.resize(std::max<std::size_t>(buffer.size(), chunk.size));
-  return in_pieces(chunk, chunk.size,
-                   [&](std::span<const kernel::RemoteRange> ranges, std::uint64_t size) -> Result<void> {
-                     const auto bytes = std::span(buffer).first(size);
-                     STASIS_TRY(memory.read(ranges, bytes));
-                     return image.add_chunk(object, chunk.runs, bytes);
-                   });
+  return in_pieces(chunk, chunk.size, [&](std::span<const PageRun> ranges, std::uint64_t size) -> Result<void> {
+    const auto bytes = std::span(buffer).first(size);
+    STASIS_TRY(memory.read(ranges, bytes));
+    return image.add_chunk(object, chunk.runs, bytes);
+  });
 }
 
 }  // namespace
@@ -336,13 +373,14 @@ Result<void> MemoryImage::write_pages(ImageWriter& image, ObjRef object, const k
                                       PageForm form, const Patience& patience) const {
   const std::vector<PageChunk> chunks = cut_into_chunks(runs_);
   std::vector<std::vector<std::byte>> buffers(most_side_by_side());
+  const PageReader reader(memory, shared_);
   const bool in_place = form == PageForm::kPlain && image.seekable();
   return side_by_side({.count = chunks.size(), .worth_a_thread = 2},
                       [&](std::size_t i, std::size_t place) -> Result<void> {
                         STASIS_TRY(patience.check());
                         const bool large = chunks[i].size > kPiece;
                         const auto write = in_place && large ? write_in_place : write_whole;
-                        return write(image, object, memory, chunks[i], buffers[place]);
+                        return write(image, object, reader, chunks[i], buffers[place]);
                       });
 }
 

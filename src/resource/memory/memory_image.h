@@ -9,6 +9,7 @@
 #include "kernel/process_memory.h"
 #include "resource/checkpoint_context.h"
 #include "resource/kinds.h"
+#include "resource/memory/forked_pages.h"
 #include "resource/memory/memory_record.h"
 #include "resource/memory/unchanged_pages.h"
 #include "resource/obstacle.h"
@@ -39,6 +40,14 @@ class MemoryImage {
   static Result<MemoryImage> take(const kernel::ProcDir& proc, const kernel::ProcessMemory& memory, MemoryFacts facts,
                                   const OpenFileTable& files);
 
+  // Pages that are `parent`'s: they are not saved a second time. REQUIRES: `parent` lives at least as long, and stands
+  // before this one in the image.
+  void take_from(const MemoryImage& parent, std::vector<PageRun> pages);
+  // Everything that a restart must bring back, what it has from others as well; ascending.
+  const std::vector<PageRun>& pages() const { return pages_; }
+  // Of these, what other processes may have as well (copy on write).
+  const std::vector<PageRun>& shared_pages() const { return shared_; }
+
   // Its objects have no objref yet.
   const MemoryRecord& record() const { return record_; }
   // Writes what the mappings share with others, then the record.
@@ -55,7 +64,11 @@ class MemoryImage {
  private:
   MemoryRecord record_;
   std::vector<OpenInode*> objects_;  // as record_.objects
-  std::vector<PageRun> runs_;        // ascending
+  std::vector<PageRun> pages_;       // ascending
+  std::vector<PageRun> shared_;      // of these
+  std::vector<PageRun> runs_;        // of these, what stands in the image as its own
+  const MemoryImage* origin_ = nullptr;
+  std::vector<PageRun> forked_;  // those that are origin_'s
 };
 
 // Object = MemoryImage*.

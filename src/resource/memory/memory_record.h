@@ -115,13 +115,33 @@ struct MemoryRecord {
   std::vector<VmaRecord> vmas;
   std::uint64_t page_bytes = 0;  // in this image's chunks
   std::vector<MappedObjectRecord> objects;
+  bool forked = false;  // a ForkedPagesRecord follows
 
   static constexpr auto fields() {
     using R = MemoryRecord;
     return std::tuple{field<1>("layout", &R::layout),         field<2>("auxv", &R::auxv, MaxLength{8192}),
                       field<3>("executable", &R::executable), field<4>("vdso", &R::vdso, Show::kHex),
                       field<5>("files", &R::files),           field<6>("vmas", &R::vmas),
-                      field<7>("page_bytes", &R::page_bytes), field<8>("objects", &R::objects)};
+                      field<7>("page_bytes", &R::page_bytes), field<8>("objects", &R::objects),
+                      field<9>("forked", &R::forked)};
+  }
+};
+
+// Pages that are those of the parent process at the same addresses (see forked_pages.h): they are in no chunk of this
+// address space. A record of its own so that who does not know it refuses the image.
+struct ForkedPagesRecord {
+  static constexpr RecordType kType = RecordType::kForkedPages;
+  static constexpr std::string_view kName = "forked_pages";
+
+  // More are saved as the process's own.
+  static constexpr std::uint32_t kMaxRuns = 1u << 18;
+
+  ObjRef origin;               // the parent's address space; it stands before this one
+  std::vector<PageRun> pages;  // ascending
+
+  static constexpr auto fields() {
+    return std::tuple{field<1>("origin", &ForkedPagesRecord::origin),
+                      field<2>("pages", &ForkedPagesRecord::pages, MaxLength{kMaxRuns})};
   }
 };
 

@@ -17,9 +17,9 @@
 
 #include "arch/x86_64/address_space.h"
 #include "arch/x86_64/vdso.h"
+#include "image/page_runs.h"
 #include "resource/kinds.h"
 #include "resource/memory/build_id.h"
-#include "tracee/call_runner.h"
 
 namespace stasis {
 namespace {
@@ -118,6 +118,7 @@ Result<void*> RestoredMemory::restore(void* context, ObjRef) {
   STASIS_TRY(memory->check());
   STASIS_TRY(memory->open_files(restart));
   STASIS_TRY(memory->fetch_objects(restart));
+  if (memory->record_.forked) STASIS_TRY(memory->take_origin(restart));
   return static_cast<void*>(static_cast<RestoredObject*>(memory.release()));
 }
 
@@ -144,6 +145,25 @@ Result<void> RestoredMemory::check() const {
     last = vma.end;
   }
   if (record_.executable >= record_.files.size()) return Error(Errc::kBadImage, "an address space without executable");
+  return {};
+}
+
+Result<void> RestoredMemory::take_origin(RestartContext& context) {
+  forked_ = STASIS_TRY(context.image.read<ForkedPagesRecord>());
+  origin_ = STASIS_TRY(fetch_restored<RestoredMemory>(context.objects, forked_.origin, kind::kMemory));
+  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  std::uint64_t last = 0;
+  for (const PageRun& run : forked_.pages) {
+    if (run.start < last || run.length == 0 || run.start % page || run.length % page || !holds(run) ||
+        !origin_->holds(run)) {
+      return Error(Errc::kBadImage, fmt::format("pages at {:x} can't be those of a parent", run.start));
+    }
+    last = run.start + run.length;
+  }
+  for (const VmaRecord* const vma : forked_areas(origin_->record_, record_)) {
+    const PageRun area{.start = vma->start, .length = vma->size()};
+    if (!intersect(forked_.pages, std::span(&area, 1)).empty()) forked_areas_.push_back(vma);
+  }
   return {};
 }
 
@@ -218,15 +238,57 @@ void RestoredMemory::add_ranges(std::vector<std::pair<std::uint64_t, std::uint64
                      std::max(record_.layout.start_brk, record_.layout.brk) + (std::uint64_t{1} << 30));
 }
 
-Result<void> RestoredMemory::map(NewProcess& process, const RestartGate& gate, const Patience& patience) const {
-  CallRunner calls(process, patience);
+bool RestoredMemory::is_kept(const VmaRecord& vma) const {
+  return start_ == Start::kForked && std::ranges::binary_search(forked_areas_, &vma);
+}
+
+std::vector<PageRun> RestoredMemory::to_copy() const {
+  std::vector<PageRun> kept;
+  for (const VmaRecord* const vma : forked_areas_) {
+    if (is_kept(*vma)) append(kept, {.start = vma->start, .length = vma->size()});
+  }
+  return subtract(forked_.pages, kept);
+}
+
+Result<void> RestoredMemory::empty(CallRunner& calls, const RestartGate& gate) const {
   const std::uint64_t behind = gate.address() + gate.size();
   STASIS_TRY(calls.call("unmap below the gate", SYS_munmap, 0, gate.address()));
   STASIS_TRY(calls.call("unmap above the gate", SYS_munmap, behind, arch::kAddressSpaceEnd - behind));
-  if (record_.vdso) STASIS_TRY(calls.call("map the vdso", SYS_arch_prctl, arch::kArchMapVdso64, record_.vdso));
+  if (!record_.vdso) return {};
+  return calls.call("map the vdso", SYS_arch_prctl, arch::kArchMapVdso64, record_.vdso);
+}
+
+// All that the process has from its parent goes but the gate, the vdso, which is the same, and the forked pages. In the
+// areas around these nothing of the parent's is left, whatever it had there.
+Result<void> RestoredMemory::keep_forked(CallRunner& calls, const RestartGate& gate) const {
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> stay{{gate.address(), gate.address() + gate.size()},
+                                                            {arch::kAddressSpaceEnd, arch::kAddressSpaceEnd}};
+  for (const VmaRecord& vma : record_.vmas) {
+    if (vma.backing == VmaBacking::kVdso || is_kept(vma)) stay.emplace_back(vma.start, vma.end);
+  }
+  std::ranges::sort(stay);
+  std::uint64_t at = 0;
+  for (const auto& [start, end] : stay) {
+    if (at < start) STASIS_TRY(calls.call("unmap what the parent has", SYS_munmap, at, start - at));
+    at = std::max(at, end);
+  }
+  for (const VmaRecord* const vma : forked_areas_) {
+    const PageRun area{.start = vma->start, .length = vma->size()};
+    for (const PageRun& run : subtract(std::span(&area, 1), forked_.pages)) {
+      STASIS_TRY(calls.call("drop the parent's pages in " + describe(*vma), SYS_madvise, run.start, run.length,
+                            MADV_DONTNEED));
+    }
+  }
+  return {};
+}
+
+Result<void> RestoredMemory::map(NewProcess& process, const RestartGate& gate, Start start, const Patience& patience) {
+  CallRunner calls(process, patience);
+  start_ = start;
+  STASIS_TRY(start == Start::kForked ? keep_forked(calls, gate) : empty(calls, gate));
   STASIS_TRY(attach_segments(calls));
   for (const VmaRecord& vma : record_.vmas) {
-    if (!is_ours_to_map(vma)) continue;
+    if (!is_ours_to_map(vma) || is_kept(vma)) continue;
     const kernel::VmFlags flags = vma.vm_flags();
     int how = MAP_FIXED_NOREPLACE | (vma.shared ? MAP_SHARED : MAP_PRIVATE);
     const int fd = descriptor_of(vma);
@@ -284,7 +346,7 @@ Result<void> RestoredMemory::set_layout(CallRunner& calls) const {
                        .env_end = l.env_end,
                        .auxv = auxv.remote,
                        .auxv_size = static_cast<std::uint32_t>(record_.auxv.size()),
-                       .exe_fd = files_[record_.executable].get()};
+                       .exe_fd = start_ == Start::kForked ? -1 : files_[record_.executable].get()};  // -1: the parent's
   const auto argument = calls.batch().put(map);
   return calls.call("PR_SET_MM_MAP", SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, argument.remote, sizeof map, 0);
 }
@@ -292,7 +354,7 @@ Result<void> RestoredMemory::set_layout(CallRunner& calls) const {
 Result<void> RestoredMemory::finish(NewProcess& process, const Patience& patience) const {
   CallRunner calls(process, patience);
   for (const VmaRecord& vma : record_.vmas) {
-    if (!is_ours_to_map(vma)) continue;
+    if (!is_ours_to_map(vma) || is_kept(vma)) continue;
     const kernel::VmFlags flags = vma.vm_flags();
     for (const PageRun& guard : vma.guards) {
       STASIS_TRY(calls.call("guard region in " + describe(vma), SYS_madvise, guard.start, guard.length, kGuardInstall));

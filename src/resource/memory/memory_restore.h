@@ -9,6 +9,7 @@
 #include "resource/memory/memory_image.h"
 #include "resource/memory/memory_record.h"
 #include "resource/restart_context.h"
+#include "tracee/call_runner.h"
 #include "tracee/new_process.h"
 
 namespace stasis {
@@ -23,8 +24,19 @@ class RestoredMemory : public RestoredObject {
   // Everything this address space occupies.
   void add_ranges(std::vector<std::pair<std::uint64_t, std::uint64_t>>& taken) const;
 
-  // Empties the process (the gate stays) and maps everything. Pages are then written by whoever reads the chunks.
-  Result<void> map(NewProcess& process, const RestartGate& gate, const Patience& patience) const;
+  // The address space that its forked pages come from; null: it has none.
+  const RestoredMemory* origin() const { return origin_; }
+  // Is a process cloned from one with the memory of origin() a good start for this one?
+  bool can_be_forked() const { return !forked_areas_.empty(); }
+
+  // How the process came to be: kElsewhere: what it has in memory is of no use; kForked: it was cloned from one whose
+  // memory was all of origin(). REQUIRES: can_be_forked().
+  enum class Start { kElsewhere, kForked };
+  // Empties the process (the gate and what it keeps stay) and maps everything. Pages are then written by whoever reads
+  // the chunks, and by whoever copies to_copy().
+  Result<void> map(NewProcess& process, const RestartGate& gate, Start start, const Patience& patience);
+  // The forked pages that the process does not have after map().
+  std::vector<PageRun> to_copy() const;
   // Is the run inside private mappings of this address space?
   bool holds(const PageRun& run) const;
   // After the last page: final protection, advice, guard regions, locks, and the kernel's idea of the layout.
@@ -35,14 +47,22 @@ class RestoredMemory : public RestoredObject {
  private:
   Result<void> check() const;
   Result<void> open_files(RestartContext& context);
-  Result<void> set_layout(class CallRunner& calls) const;
+  Result<void> set_layout(CallRunner& calls) const;
   const VmaRecord* vdso_code() const;
+  Result<void> take_origin(RestartContext& context);
+  Result<void> empty(CallRunner& calls, const RestartGate& gate) const;
+  Result<void> keep_forked(CallRunner& calls, const RestartGate& gate) const;
+  bool is_kept(const VmaRecord& vma) const;
 
   MemoryRecord record_;
+  ForkedPagesRecord forked_;
+  const RestoredMemory* origin_ = nullptr;      // in the object hash
+  std::vector<const VmaRecord*> forked_areas_;  // of record_.vmas, those with pages that a fork brings; ascending
+  Start start_ = Start::kElsewhere;
   Result<void> fetch_objects(RestartContext& context);
   int descriptor_of(const VmaRecord& vma) const;
   bool is_segment(const VmaRecord& vma) const;
-  Result<void> attach_segments(class CallRunner& calls) const;
+  Result<void> attach_segments(CallRunner& calls) const;
 
   std::vector<UniqueFd> files_;
   std::vector<RestoredMapping*> objects_;  // as record_.objects; they live in the object hash

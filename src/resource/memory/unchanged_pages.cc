@@ -13,7 +13,7 @@ namespace {
 // A window of pages, read from both sides.
 class Comparison {
  public:
-  Comparison(const kernel::ProcessMemory& memory, const PageBase& base) : memory_(memory), base_(base) {}
+  Comparison(const PageReader& memory, const PageBase& base) : memory_(memory), base_(base) {}
 
   void add(const PageRun& run) {
     window_.push_back(run);
@@ -24,9 +24,7 @@ class Comparison {
   Result<void> compare(std::vector<PageRun>& same) {
     now_.resize(bytes_);
     then_.resize(bytes_);
-    ranges_.clear();
-    for (const PageRun& run : window_) ranges_.push_back({.address = run.start, .size = run.length});
-    STASIS_TRY(memory_.read(ranges_, now_));
+    STASIS_TRY(memory_.read(window_, now_));
     STASIS_TRY(base_.parent->read_pages(base_.object, window_, then_));
     const std::uint64_t page = kernel::page_size();
     std::uint64_t at = 0;
@@ -41,17 +39,16 @@ class Comparison {
   }
 
  private:
-  const kernel::ProcessMemory& memory_;
+  const PageReader& memory_;
   const PageBase& base_;
   std::vector<PageRun> window_;
   std::uint64_t bytes_ = 0;
-  std::vector<kernel::RemoteRange> ranges_;
   std::vector<std::byte> now_, then_;
 };
 
 }  // namespace
 
-Result<std::vector<PageRun>> find_unchanged(std::span<const PageRun> runs, const kernel::ProcessMemory& memory,
+Result<std::vector<PageRun>> find_unchanged(std::span<const PageRun> runs, const PageReader& memory,
                                             const PageBase& base, const Patience& patience) {
   const std::vector<PageRun> known = STASIS_TRY(base.parent->page_runs(base.object));
   std::vector<PageRun> same;

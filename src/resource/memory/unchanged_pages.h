@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "kernel/process_memory.h"
+#include "resource/memory/page_reader.h"
 #include "stasis/image.h"
 #include "tracee/patience.h"
 
@@ -20,7 +20,7 @@ struct PageBase {
 // Those of `runs` that hold the same bytes as the parent's. Both are read and compared: a table of hashes would cost
 // every checkpoint, also those that nobody continues, and reading the parent costs no more than writing the pages
 // again. REQUIRES: the process is stopped.
-Result<std::vector<PageRun>> find_unchanged(std::span<const PageRun> runs, const kernel::ProcessMemory& memory,
+Result<std::vector<PageRun>> find_unchanged(std::span<const PageRun> runs, const PageReader& memory,
                                             const PageBase& base, const Patience& patience);
 
 }  // namespace stasis
