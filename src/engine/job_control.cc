@@ -92,9 +92,11 @@ bool TerminalLoan::is_at(HostPid group) {
 }
 
 void TerminalLoan::lend_modes() {
+  const IgnoreTerminalOutput scope;
   ours_ = settings_of(terminal());
   lent_ = true;
   if (programs_) static_cast<void>(set_modes(terminal(), *programs_));
+  other_size_ = ours_ && programs_ && (ours_->rows != programs_->rows || ours_->columns != programs_->columns);
   programs_.reset();
 }
 

@@ -24,6 +24,8 @@ class TerminalLoan {
   TerminalLoan& operator=(const TerminalLoan&) = delete;
   ~TerminalLoan() { take_back(); }
 
+  // What the program had at its terminal, for the first time that it is lent.
+  void expect(TerminalSettings settings) { programs_ = std::move(settings); }
   // A descriptor of the terminal; -1: we have none.
   int terminal();
   // Is our process group in its foreground?
@@ -34,6 +36,8 @@ class TerminalLoan {
   bool lend_to(HostPid group);
   // The same but for the group, which process 1 of a namespace moves there. REQUIRES: is_ours().
   void lend_modes();
+  // The terminal is lent and of another size than the program knows.
+  bool has_other_size() const { return lent_ && other_size_; }
   // Not from a shell that has taken it meanwhile.
   void take_back();
   // Somebody in our pid namespace, even if another /proc has been mounted over ours since; nothing: gone.
@@ -46,6 +50,7 @@ class TerminalLoan {
   UniqueFd own_;  // where no standard stream is the terminal
   int terminal_ = -1;
   bool lent_ = false;
+  bool other_size_ = false;
   HostPid group_;                             // that had it last
   std::optional<TerminalSettings> ours_;      // while it is lent
   std::optional<TerminalSettings> programs_;  // while it is not

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -24,6 +25,7 @@
 #include "image/parent_file.h"
 #include "kernel/clocks.h"
 #include "kernel/namespaces.h"
+#include "resource/external_stream/external_stream.h"
 #include "resource/object_table.h"
 #include "resource/process/process_record.h"
 
@@ -61,6 +63,21 @@ Result<std::int64_t> difference(std::int64_t then, std::int64_t now) {
   return Error(Errc::kBadImage, "the clocks of the image are out of range");
 }
 
+// What the program had at its terminal: by the lowest descriptor that led there.
+Result<std::optional<TerminalSettings>> settings_of_terminal(const ImageReader& image) {
+  std::optional<TerminalSettings> settings;
+  std::int32_t lowest = std::numeric_limits<std::int32_t>::max();
+  for (std::size_t i = 0; i < image.record_count(); ++i) {
+    const RawRecord raw = image.record(i);
+    if (raw.type != RecordType::kExternal) continue;
+    const auto stream = STASIS_TRY(decode<ExternalRecord>(raw.payload, ExternalRecord::kName));
+    if (!stream.settings || stream.numbers.empty() || stream.numbers.front() >= lowest) continue;
+    lowest = stream.numbers.front();
+    settings = stream.settings;
+  }
+  return settings;
+}
+
 class RestartSession {
  public:
   explicit RestartSession(const RestartRequest& request) : request_(request) {}
@@ -75,8 +92,9 @@ class RestartSession {
   KeepGoing keep_going() const;
   std::string image_name() const { return request_.image == "-" ? "standard input" : request_.image; }
   void pass_on_early_signal(HostPid receiver) const;
-  bool may_lend();
+  Result<bool> may_lend();
   JobControl job_of(HostPid root);
+  void tell_of_size(HostPid root) const;
   Result<ProgramEnd> run_here();
   Result<ProgramEnd> run_in_namespaces(std::optional<kernel::TimeShift> shift);
   [[noreturn]] void be_init(InitChannel channel);
@@ -172,8 +190,20 @@ void RestartSession::pass_on_early_signal(HostPid receiver) const {
   if (request_.cancelled && request_.cancelled->load(std::memory_order_relaxed)) ::kill(receiver.value(), SIGTERM);
 }
 
-// The terminal is there, and ours to lend.
-bool RestartSession::may_lend() { return request_.detach == Detach::kNo && terminal_.is_ours(); }
+// For a program that was in the foreground: the terminal is there, and ours to lend. (In the background it had the
+// modes of somebody else.)
+Result<bool> RestartSession::may_lend() {
+  if (request_.detach == Detach::kYes) return false;
+  if (auto settings = STASIS_TRY(settings_of_terminal(*image_))) terminal_.expect(*std::move(settings));
+  return terminal_.is_ours();
+}
+
+// As the terminal tells its foreground group.
+void RestartSession::tell_of_size(HostPid root) const {
+  if (!terminal_.has_other_size()) return;
+  const pid_t group = ::getpgid(root.value());
+  ::kill(group > 0 && group != ::getpgrp() ? -group : root.value(), SIGWINCH);
+}
 
 JobControl RestartSession::job_of(HostPid root) {
   return JobControl(terminal_, root, [this, root](int signal) {
@@ -188,13 +218,14 @@ Result<ProgramEnd> RestartSession::run_here() {
   tree.before_release = [&](const RestoredTree& restored) -> Result<void> {
     hold_signals();
     STASIS_TRY(pidfile_.write(restored.root));
-    if (restored.foreground_group && may_lend()) terminal_.lend_to(*restored.foreground_group);
+    if (restored.foreground_group && STASIS_TRY(may_lend())) terminal_.lend_to(*restored.foreground_group);
     if (request_.running) request_.running(restored.root, restored.report);
     return {};
   };
   const RestoredTree restored = STASIS_TRY(restart_tree(*image_, tree));
   if (request_.detach == Detach::kYes) return ProgramEnd{};
   pass_on_early_signal(restored.root);
+  tell_of_size(restored.root);
   JobControl job = job_of(restored.root);
   const auto end = wait_for({.receiver = restored.root,
                              .ended = [&](HostPid child, int status) -> std::optional<ProgramEnd> {
@@ -296,7 +327,7 @@ Result<HostPid> RestartSession::await_running(const kernel::ProcDir& init, InitC
   const auto children = STASIS_TRY(init.children());
   const HostPid root = children.empty() ? HostPid(0) : children.front();
   STASIS_TRY(pidfile_.write(root));
-  const bool lend = ready.terminal == InitChannel::Terminal::kWanted && may_lend();
+  const bool lend = ready.terminal == InitChannel::Terminal::kWanted && STASIS_TRY(may_lend());
   if (lend) terminal_.lend_modes();
   if (request_.running) request_.running(root, ready.report);
   channel.send_go(lend ? InitChannel::Go::kWithTerminal : InitChannel::Go::kOn);
@@ -306,6 +337,7 @@ Result<HostPid> RestartSession::await_running(const kernel::ProcDir& init, InitC
 Result<ProgramEnd> RestartSession::stand_by(HostPid init, HostPid root, InitChannel& channel) {
   channel.announce_by(SIGCHLD);
   pass_on_early_signal(init);
+  tell_of_size(root);
   JobControl job = job_of(root);
   Attendance attendance{.receiver = init};
   attendance.ended = [](HostPid, int) -> std::optional<ProgramEnd> { return std::nullopt; };

@@ -203,7 +203,35 @@ def in_the_background(lab, _options):
         terminal.close()
 
 
-CASES = {case.__name__: case for case in (given_back, stopped_and_continued, in_the_background)}
+def modes(lab, _options):
+    """The program finds the modes that it set at another terminal, and is told of another size; the shell finds its own
+    whenever it has the terminal."""
+    image = image_of_listener(lab, "raw")
+    for pids in pid_policies(lab):
+        terminal = Terminal(lab, rows=30, columns=100)
+        shells = terminal.modes()
+        terminal.type(f"{lab.stasis} restart {image} --pids {pids}")
+        terminal.expect("got SIGWINCH 100 30\n")
+        for word in ("one", "two"):
+            terminal.talk(word)
+            now = terminal.modes()
+            if now[3] & termios.ECHO or now[6][termios.VQUIT] != b"\x05":
+                raise Failure(f"the program has lost its modes: {now}")
+            terminal.type("\x1a")
+            terminal.expect("PROMPT> ")
+            if terminal.modes() != shells:
+                raise Failure(f"the shell's modes were {shells} and are {terminal.modes()} after Ctrl-Z")
+            terminal.type("fg")
+            terminal.expect("\n")
+        # The line may be echoed if it comes before the program goes on.
+        terminal.type("end")
+        terminal.expect("PROMPT> ")
+        if terminal.modes() != shells:
+            raise Failure(f"the shell's modes were {shells} and are {terminal.modes()} after the program's end")
+        terminal.close()
+
+
+CASES = {case.__name__: case for case in (given_back, stopped_and_continued, in_the_background, modes)}
 
 if __name__ == "__main__":
     run_cases(CASES, description=__doc__)

@@ -102,6 +102,9 @@ Result<void> checkpoint_external(void* context, ObjRef ref, void* object) {
     record.peer = describe_outside(file, ctx.files);
   } else if (S_ISSOCK(file.stat.st_mode)) {
     record.form = ExternalForm::kSocket;
+  } else if (file.held) {
+    // One that has hung up has none.
+    if (auto settings = get_settings(file.held.get())) record.settings = *std::move(settings);
   }
   for (const FileHolder& holder : file.holders) record.numbers.push_back(holder.fd);
   std::ranges::sort(record.numbers);

@@ -25,6 +25,7 @@
 #include "resource/kinds.h"
 #include "resource/open_file/open_file.h"
 #include "resource/restart_context.h"
+#include "resource/terminal/pty.h"
 #include "stasis/image_schema.h"
 
 namespace stasis {
@@ -44,12 +45,18 @@ struct ExternalRecord {
   std::uint32_t flags = 0;
   std::vector<std::int32_t> numbers;  // that any process had for it, ascending
   std::string peer;                   // who was at the other end, if known
+  // Of a terminal: what its modes and size were. They are those of a foreground job; a restart that lends its terminal
+  // sets the modes (see engine/job_control.h).
+  std::optional<TerminalSettings> settings;
 
   static constexpr auto fields() {
     using R = ExternalRecord;
-    return std::tuple{field<1>("form", &R::form), field<2>("link", &R::link, MaxLength{4096}),
-                      field<3>("flags", &R::flags, Show::kOctal), field<4>("numbers", &R::numbers),
-                      field<5>("peer", &R::peer, MaxLength{256})};
+    return std::tuple{field<1>("form", &R::form),
+                      field<2>("link", &R::link, MaxLength{4096}),
+                      field<3>("flags", &R::flags, Show::kOctal),
+                      field<4>("numbers", &R::numbers),
+                      field<5>("peer", &R::peer, MaxLength{256}),
+                      field<6>("settings", &R::settings)};
   }
 };
 
