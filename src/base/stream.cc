@@ -60,6 +60,11 @@ ssize_t write_now(int fd, std::span<const std::byte> bytes) {
 }  // namespace
 
 Result<UniqueFd> open_input(const std::string& path, const KeepGoing& keep_going) {
+  if (path == "/dev/stdin") {
+    // To open that anew takes rights that whoever was given it need not have.
+    UniqueFd input(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0));
+    return input ? Result<UniqueFd>(std::move(input)) : Error::from_errno(errno, "standard input");
+  }
   UniqueFd fd = STASIS_TRY(open_at(AT_FDCWD, path, O_RDONLY | O_NOCTTY | O_NONBLOCK));
   struct ::stat status{};
   if (::fstat(fd.get(), &status) != 0) return Error::from_errno(errno, "stat " + path);

@@ -12,7 +12,8 @@
 
 namespace stasis {
 
-// open(2) for reading; of a FIFO, returns once a writer has come and has written or gone.
+// open(2) for reading, or the standard input itself for /dev/stdin; of a FIFO, returns once a writer has come and has
+// written or gone.
 Result<UniqueFd> open_input(const std::string& path, const KeepGoing& keep_going);
 // Reads until `buffer` is full or the end; returns the bytes read. Works with blocking and non-blocking descriptors.
 Result<std::size_t> read_stream(int fd, std::span<std::byte> buffer, const KeepGoing& keep_going);
