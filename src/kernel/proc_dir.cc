@@ -190,7 +190,6 @@ Result<std::vector<std::int32_t>> ProcDir::numbers_in(const std::string& name) c
     if (text::number(std::string_view(entry->d_name), number) && number >= 0) numbers.push_back(number);
   }
   if (errno != 0) return explain(Error::from_errno(errno, "read directory " + name), name);
-  std::ranges::sort(numbers);
   return numbers;
 }
 
@@ -235,7 +234,11 @@ Result<std::vector<HostPid>> ProcDir::children() const {
   return all;
 }
 
-Result<std::vector<int>> ProcDir::fds() const { return numbers_in("fd"); }
+Result<std::vector<int>> ProcDir::fds() const {
+  std::vector<int> fds = STASIS_TRY(numbers_in("fd"));
+  std::ranges::sort(fds);
+  return fds;
+}
 
 Result<FdInfo> ProcDir::fdinfo(int fd) const { return parse_fdinfo(STASIS_TRY(read(fmt::format("fdinfo/{}", fd)))); }
 

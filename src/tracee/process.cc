@@ -97,9 +97,9 @@ Result<void> TracedProcess::settle(const Patience& patience) {
     forget_gone_threads();
     if (threads_.empty()) return Error(Errc::kVanished, fmt::format("pid {} ended", pid_.value()));
   } while (STASIS_TRY(attach_new_threads()));
-  std::ranges::sort(threads_, {}, [this](const TracedThread& thread) {
-    return std::pair(thread.tid() != pid_, thread.tid().value());
-  });
+  // The others stay as the kernel lists them, the oldest first, whatever their numbers: where a leader has ended, its
+  // children are the oldest thread's, and die with that one if they are to die with their parent.
+  std::ranges::stable_partition(threads_, [this](const TracedThread& thread) { return thread.tid() == pid_; });
   for (TracedThread& thread : threads_) STASIS_TRY(thread.capture());
   STASIS_TRY(proc_.look_again());
   if (proc_.leader_has_ended()) files_pidfd_ = STASIS_TRY(kernel::pidfd_open_thread(proc_.live_tid()));
