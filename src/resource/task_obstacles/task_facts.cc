@@ -15,6 +15,7 @@
 #include <sstream>
 
 #include "base/file.h"
+#include "kernel/clocks.h"
 #include "kernel/idle_child.h"
 #include "kernel/kcmp.h"
 #include "resource/task_obstacles/task_obstacles.h"
@@ -101,7 +102,16 @@ void add_namespace_init(const ProcDir& proc, const ProcStatus& own, TaskFacts& f
 struct SemaphoreSet {
   int id = -1;
   int size = 0;
+  std::int64_t operated_at = 0;  // seconds since the Epoch
 };
+
+// In seconds since the Epoch, by the clock as it goes now.
+Result<std::int64_t> started_at(const ProcDir& proc) {
+  constexpr std::int64_t kSecond = 1'000'000'000;
+  const auto ticks = static_cast<std::int64_t>(STASIS_TRY(proc.stat()).starttime);
+  const kernel::Clocks now = kernel::read_clocks();
+  return (now.realtime_ns - now.boottime_ns) / kSecond + ticks / ::sysconf(_SC_CLK_TCK);
+}
 
 // The sets of semaphores in our namespace that anybody ever operated on. The first line is a heading; of the others the
 // second word is the number of the set, the fourth its size, the ninth the time of the last semop(2), 0 for none (man 5
@@ -117,14 +127,17 @@ std::vector<SemaphoreSet> used_semaphores() {
     std::array<std::int64_t, 9> words{};
     std::istringstream in(line);
     for (std::int64_t& word : words) in >> word;
-    if (words[8] != 0) sets.push_back({.id = static_cast<int>(words[1]), .size = static_cast<int>(words[3])});
+    if (words[8] == 0) continue;
+    sets.push_back({.id = static_cast<int>(words[1]), .size = static_cast<int>(words[3]), .operated_at = words[8]});
   }
   return sets;
 }
 
-// Is it the last that operated on a semaphore?
-bool operated_on(HostPid pid, const std::vector<SemaphoreSet>& sets) {
+// Is it the last that operated on a semaphore? A set may remember a process of that number which has ended long ago.
+bool operated_on(HostPid pid, std::int64_t start, const std::vector<SemaphoreSet>& sets) {
+  constexpr std::int64_t kRounding = 2;
   for (const SemaphoreSet& set : sets) {
+    if (set.operated_at < start - kRounding) continue;
     for (int i = 0; i < set.size; ++i) {
       const int last = ::semctl(set.id, i, GETPID);
       if (last < 0) break;  // none of ours, or gone
@@ -139,7 +152,7 @@ bool operated_on(HostPid pid, const std::vector<SemaphoreSet>& sets) {
 Result<bool> may_undo_semaphores(const ProcDir& proc, std::size_t threads) {
   const std::vector<SemaphoreSet> sets = used_semaphores();
   if (sets.empty()) return false;
-  if (threads != 1) return operated_on(proc.pid(), sets);
+  if (threads != 1) return operated_on(proc.pid(), STASIS_TRY(started_at(proc)), sets);
   const auto without_list = STASIS_TRY(kernel::IdleChild::make());
   const auto order = kernel::kcmp(kernel::KcmpType::kSysvSem, proc.live_tid(), without_list.pid());
   return order && *order != std::partial_ordering::equivalent;
