@@ -35,8 +35,9 @@ void start(Thread& thread) {
 bool start_low(Thread& thread) {
   for (int i = 0; i < 200; ++i) {
     const int last = open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC);
-    if (last < 0 || write(last, "300", 3) != 3) return false;
-    close(last);
+    const bool chosen = last >= 0 && write(last, "300", 3) == 3;
+    if (last >= 0) close(last);
+    if (!chosen) return false;
     start(thread);
     if (thread.tid < getpid()) return true;
     thread.stop = true;
