@@ -21,9 +21,11 @@
 namespace stasis {
 namespace {
 
-// Inside a slot, before the arena of its batches: what heals a borrowed signal action, then the healing frame.
+// Inside a slot, before the arena of its batches: what heals a borrowed signal action and the like, then the healing
+// frame.
 struct HealArea {
-  arch::GateOp operation;
+  arch::GateOp operation;  // that one
+  arch::GateOp close;      // of a descriptor of ours
   std::array<std::uint64_t, 4> ignore;
   std::array<std::uint64_t, 4> program;
 };
@@ -247,6 +249,16 @@ Result<void> TracedProcess::borrow_report_signal(const Patience& patience) {
   borrowed_action_ = area.program;
   slot.control().heal_ops = remote;
   slot.control().heal_count = 1;
+  return push_slot(slot);
+}
+
+Result<void> TracedProcess::close_if_killed(int fd) {
+  const GateSlot slot = gate_.carrier_slot();
+  heal_area(slot).close = {.nr = SYS_close, .args = {static_cast<std::uint64_t>(fd)}};
+  const std::uint64_t remote = slot.remote + kHealAreaOffset;
+  arch::GateControl& control = slot.control();
+  control.heal_ops = remote + (borrowed_ ? 0 : offsetof(HealArea, close));
+  control.heal_count = (borrowed_ ? 1u : 0u) + (fd >= 0 ? 1u : 0u);
   return push_slot(slot);
 }
 

@@ -72,6 +72,10 @@ class TracedProcess {
   using ThreadBatch = std::function<void(TracedThread&, Batch&)>;
   Result<void> run_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect, const Patience& patience);
 
+  // If we are killed before the gate goes, that descriptor is closed on the way out (-1: none any more). REQUIRES: the
+  // gate is open.
+  Result<void> close_if_killed(int fd);
+
   // The signal whose action had to be borrowed for the gate (0: none) and the program's own action for it, as
   // rt_sigaction(2) of the kernel lays it out.
   int borrowed_signal() const { return borrowed_ ? report_signal_ : 0; }

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tracee/userfaultfd.h"
+
+#include <fmt/format.h>
+#include <sys/syscall.h>
+
+#include <cerrno>
+
+#include "kernel/pidfd.h"
+
+namespace stasis {
+namespace {
+
+// The number that the next descriptor gets.
+Result<int> next_descriptor(const kernel::ProcDir& proc) {
+  int next = 0;
+  for (const int fd : STASIS_TRY(proc.fds())) {
+    if (fd > next) break;
+    next = fd + 1;
+  }
+  return next;
+}
+
+Result<void> close_in(TracedProcess& process, int fd, const Patience& patience) {
+  Batch batch(process.carrier_slot());
+  const std::size_t closed = batch.call(SYS_close, fd);
+  STASIS_TRY(process.run(batch, patience));
+  STASIS_TRY(batch.check(closed, fmt::format("close in process {}", process.pid().value())));
+  return process.close_if_killed(-1);
+}
+
+}  // namespace
+
+Result<kernel::Userfaultfd> make_userfaultfd_in(TracedProcess& process, kernel::UffdFaults faults,
+                                                const Patience& patience) {
+  const int next = STASIS_TRY(next_descriptor(process.proc()));
+  STASIS_TRY(process.close_if_killed(next));
+  Batch batch(process.carrier_slot());
+  const std::size_t made = batch.call(SYS_userfaultfd, kernel::userfaultfd_flags(faults));
+  STASIS_TRY(process.run(batch, patience));
+  const auto fd = batch.check(made, fmt::format("userfaultfd in process {}", process.pid().value()));
+  if (!fd) {
+    Error error = fd.error();
+    STASIS_TRY(process.close_if_killed(-1));
+    return error.sys_errno() == ENOSYS ? std::move(error).with_code(Errc::kKernelFeature) : error;
+  }
+  STASIS_TRY(process.close_if_killed(static_cast<int>(*fd)));
+  auto taken = kernel::pidfd_getfd(process.pidfd().get(), static_cast<int>(*fd));
+  STASIS_TRY(close_in(process, static_cast<int>(*fd), patience));
+  return kernel::Userfaultfd(STASIS_TRY(std::move(taken)));
+}
+
+}  // namespace stasis
