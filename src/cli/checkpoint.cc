@@ -15,9 +15,17 @@ struct Options {
   int pid = 0;
   std::string output, parent;
   bool leave_running = false, kill = false, stop = false, json = false;
+  SnapshotMode snapshot = SnapshotMode::kAuto;
   std::string timeout = "10s";
   SavingOptions saving;
 };
+
+std::vector<std::pair<std::string, SnapshotMode>> snapshot_choices() {
+  using enum SnapshotMode;
+  std::vector<std::pair<std::string, SnapshotMode>> choices;
+  for (const SnapshotMode mode : {kAuto, kCow, kWp, kPrecopy, kFreeze}) choices.emplace_back(name_of(mode), mode);
+  return choices;
+}
 
 int run(const Options& options) {
   install_cancellation();
@@ -26,6 +34,7 @@ int run(const Options& options) {
   request.after = options.kill   ? AfterCheckpoint::kKill
                   : options.stop ? AfterCheckpoint::kStop
                                  : AfterCheckpoint::kLeaveRunning;
+  request.snapshot = options.snapshot;
   request.parent = options.parent;
   request.timeout = parse_duration(options.timeout);
   request.policy = options.saving.policy;
@@ -42,6 +51,7 @@ int run(const Options& options) {
                                       {"pages", report->pages},
                                       {"inherited_pages", report->inherited_pages},
                                       {"bytes", report->bytes},
+                                      {"snapshot", name_of(report->snapshot)},
                                       {"freeze_us", report->freeze_us},
                                       {"total_us", report->total_us}};
   if (output == Output::kJson) {
@@ -64,6 +74,8 @@ void add_checkpoint(CLI::App& app, int& status) {
   after->add_flag("--kill", options->kill, "End the program once the image is durable");
   after->add_flag("--stop", options->stop, "Leave the program stopped (SIGCONT continues it)");
   after->require_option(0, 1);
+  add_choice(*verb, "--snapshot", options->snapshot, snapshot_choices(),
+             "How it can run on before its pages are written: auto, cow, wp, precopy, freeze");
   add_saving_options(*verb, options->saving);
   verb->add_option("--parent", options->parent, "Write only what differs from that image");
   verb->add_option("--timeout", options->timeout, "Give up when freezing takes longer")

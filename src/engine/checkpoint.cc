@@ -17,10 +17,14 @@
 #include "engine/stops_put_off.h"
 #include "engine/tree_image.h"
 #include "image/environment.h"
+#include "image/page_runs.h"
 #include "kernel/clocks.h"
 #include "kernel/descriptor_limit.h"
 #include "kernel/namespaces.h"
 #include "resource/file_table/file_table.h"
+#include "resource/memory/page_reader.h"
+#include "resource/memory/page_writer.h"
+#include "resource/memory/unchanged_pages.h"
 #include "resource/object_table.h"
 #include "resource/open_file/gather.h"
 #include "resource/open_file/mapped_files.h"
@@ -70,7 +74,11 @@ class Checkpoint {
   Result<void> inspect();
   Result<void> write_structure();
   Result<void> write_process(ProcessImage& process, CheckpointContext& context);
+  Result<void> choose_snapshot();
+  Result<void> write_contents();
+  Result<void> take_snapshot();
   Result<void> write_pages();
+  Result<void> save_pages(ProcessImage& process, const PageSource& source, std::vector<PageRun> runs);
   Result<void> let_go();
   Result<void> publish();
 
@@ -91,6 +99,7 @@ class Checkpoint {
   DeferQueue deferred_;
   DeferQueue farewell_;
   DeferQueue contents_;
+  std::unique_ptr<Snapshot> snapshot_;
   ObjHash objects_;  // refers to files_ and the tree: goes first
   CheckpointReport report_;
 };
@@ -103,11 +112,14 @@ Result<void> Checkpoint::stages() {
   // Every thread is stopped. Nothing in the tree moves from here until let_go().
   STASIS_TRY(stage("inspect", &Checkpoint::inspect));
   STASIS_TRY(stage("write structure", &Checkpoint::write_structure));
-  STASIS_TRY(stage("write pages", &Checkpoint::write_pages));
+  STASIS_TRY(stage("write contents", &Checkpoint::write_contents));
+  if (report_.snapshot == SnapshotMode::kFreeze) STASIS_TRY(stage("write pages", &Checkpoint::write_pages));
   if (request_.after == AfterCheckpoint::kLeaveRunning) {
+    if (report_.snapshot != SnapshotMode::kFreeze) STASIS_TRY(stage("take snapshot", &Checkpoint::take_snapshot));
     STASIS_TRY(stage("let go", &Checkpoint::let_go));
     // The program runs again. All that is left is ours, and takes its time.
     patience_.wait_longer();
+    if (snapshot_) STASIS_TRY(stage("write pages", &Checkpoint::write_pages));
     return stage("publish", &Checkpoint::publish);
   }
   // The image must be durable before the program may be ended.
@@ -187,6 +199,7 @@ Result<void> Checkpoint::look() {
   environment_ = STASIS_TRY(environment_of_host());
   environment_.codec = request_.codec;
   if (parent_) STASIS_TRY(parent_->name_in(environment_, request_.parent_name));
+  STASIS_TRY(choose_snapshot());
   return look_at_clocks();
 }
 
@@ -201,6 +214,16 @@ Result<void> Checkpoint::look_at_clocks() {
                   .boottime_ns = theirs.boottime_ns - ours.boottime_ns};
   return {};
 }
+
+Result<void> Checkpoint::choose_snapshot() {
+  const bool wanted = request_.after == AfterCheckpoint::kLeaveRunning && request_.snapshot != SnapshotMode::kAuto;
+  report_.snapshot = wanted ? request_.snapshot : SnapshotMode::kFreeze;
+  if (report_.snapshot == SnapshotMode::kFreeze) return {};
+  return Error(Errc::kRefused, fmt::format("this Stasis has no snapshot '{}'", name_of(report_.snapshot)))
+      .with_help("--snapshot freeze holds the program until its pages are written");
+}
+
+Result<void> Checkpoint::take_snapshot() { return {}; }
 
 Obstacles Checkpoint::memory_obstacles() const {
   Obstacles obstacles;
@@ -289,20 +312,36 @@ Result<void> Checkpoint::write_process(ProcessImage& process, CheckpointContext&
   return {};
 }
 
-Result<void> Checkpoint::write_pages() {
+// What is no process's own memory: it has no snapshot.
+Result<void> Checkpoint::write_contents() {
   STASIS_TRY(contents_.run(OnError::kStopAtFirst));
-  const PageForm form = request_.codec == Codec::kNone ? PageForm::kPlain : PageForm::kCoded;
+  return {};
+}
+
+Result<void> Checkpoint::write_pages() {
   for (const auto& process : tree_->processes()) {
     if (!process->owns_memory()) continue;
-    if (const auto base = parent_ ? parent_->memory_of(process->record().pid) : std::nullopt) {
-      const std::uint64_t inherited = STASIS_TRY(process->memory().inherit_pages(
-          *image_, process->record().memory, process->traced().memory(), *base, patience_));
-      report_.inherited_pages += inherited / environment_.page_size;
+    if (snapshot_) {
+      STASIS_TRY(save_pages(*process, snapshot_->pages_of(*process), process->memory().take_rest()));
+    } else {
+      const PageReader frozen(process->traced().memory(), process->memory().shared_pages());
+      STASIS_TRY(save_pages(*process, frozen, process->memory().take_rest()));
     }
-    STASIS_TRY(
-        process->memory().write_pages(*image_, process->record().memory, process->traced().memory(), form, patience_));
   }
   return {};
+}
+
+Result<void> Checkpoint::save_pages(ProcessImage& process, const PageSource& source, std::vector<PageRun> runs) {
+  const ObjRef object = process.record().memory;
+  if (const auto base = parent_ ? parent_->memory_of(process.record().pid) : std::nullopt) {
+    const std::vector<PageRun> same = STASIS_TRY(find_unchanged(runs, source, *base, patience_));
+    STASIS_TRY(image_->inherit(object, same, base->object));
+    report_.inherited_pages += total_length(same) / environment_.page_size;
+    runs = subtract(runs, same);
+  }
+  const PageForm form = request_.codec == Codec::kNone ? PageForm::kPlain : PageForm::kCoded;
+  return stasis::write_pages(
+      {.image = *image_, .object = object, .source = source, .form = form, .patience = patience_}, runs);
 }
 
 // Our references to the program's files go before it runs again: a pipe whose last writer it closes must be at its end.

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/ids.h"
+#include "engine/snapshot.h"
 #include "resource/checkpoint_context.h"
 #include "stasis/image.h"
 
@@ -20,6 +21,7 @@ struct CheckpointRequest {
   std::string parent;       // path of the image to be a difference to; empty: none
   std::string parent_name;  // what the image calls it; empty: by its name or its path
   AfterCheckpoint after = AfterCheckpoint::kLeaveRunning;
+  SnapshotMode snapshot = SnapshotMode::kAuto;  // of a program that is left running; others stand until the end
   Codec codec = Codec::kNone;
   std::chrono::nanoseconds timeout = std::chrono::seconds(10);  // for the freeze
   CheckpointPolicy policy;
@@ -30,6 +32,7 @@ struct CheckpointRequest {
 struct CheckpointReport {
   std::int64_t freeze_us = 0;  // from the first stop to the last resume
   std::int64_t total_us = 0;
+  SnapshotMode snapshot = SnapshotMode::kFreeze;  // what was done
   std::uint64_t processes = 0;
   std::uint64_t threads = 0;
   std::uint64_t pages = 0;            // of memory, saved

@@ -10,14 +10,11 @@
 #include <map>
 
 #include "base/file.h"
-#include "image/hash.h"
 #include "image/page_runs.h"
 #include "kernel/page_size.h"
 #include "resource/file_contents/visible_contents.h"
 #include "resource/memory/build_id.h"
-#include "resource/memory/page_reader.h"
 #include "resource/open_file/mapped_files.h"
-#include "work/side_by_side.h"
 
 namespace stasis {
 namespace {
@@ -283,105 +280,11 @@ Result<void> MemoryImage::checkpoint(CheckpointContext& context, ObjRef ref) con
   return origin_ ? context.image.write(forked) : Result<void>();
 }
 
-Result<std::uint64_t> MemoryImage::inherit_pages(ImageWriter& image, ObjRef object, const kernel::ProcessMemory& memory,
-                                                 const PageBase& base, const Patience& patience) {
-  const std::vector<PageRun> same = STASIS_TRY(find_unchanged(runs_, PageReader(memory, shared_), base, patience));
-  STASIS_TRY(image.inherit(object, same, base.object));
-  runs_ = subtract(runs_, same);
-  return total_length(same);
-}
-
-namespace {
-
-// One chunk of the image on its way there.
-struct PageChunk {
-  std::vector<PageRun> runs;
-  std::uint64_t size = 0;
-};
-
-std::vector<PageChunk> cut_into_chunks(const std::vector<PageRun>& runs) {
-  std::vector<PageChunk> chunks;
-  for (const PageRun& run : runs) {
-    for (std::uint64_t done = 0; done < run.length;) {
-      if (chunks.empty() || chunks.back().size == kUsualChunkBytes) chunks.emplace_back();
-      PageChunk& chunk = chunks.back();
-      const std::uint64_t part = std::min(run.length - done, kUsualChunkBytes - chunk.size);
-      chunk.runs.push_back({.start = run.start + done, .length = part});
-      chunk.size += part;
-      done += part;
-    }
-  }
-  return chunks;
-}
-
-// A piece of a chunk that stays in the cache from reading to writing.
-constexpr std::uint64_t kPiece = std::uint64_t{512} << 10;
-
-// Calls take(ranges, size) for one piece of the chunk behind another.
-template <class Take>
-Result<void> in_pieces(const PageChunk& chunk, std::uint64_t piece, Take take) {
-  std::vector<PageRun> ranges;
-  std::uint64_t filled = 0;
-  for (const PageRun& run : chunk.runs) {
-    for (std::uint64_t done = 0; done < run.length;) {
-      const std::uint64_t part = std::min(run.length - done, piece - filled);
-      ranges.push_back({.start = run.start + done, .length = part});
-      filled += part;
-      done += part;
-      if (filled < piece) continue;
-      STASIS_TRY(take(ranges, filled));
-      ranges.clear();
-      filled = 0;
-    }
-  }
-  return filled ? take(ranges, filled) : Result<void>();
-}
-
-// Straight into the file, through a buffer that is never larger than the cache.
-Result<void> write_in_place(ImageWriter& image, ObjRef object, const PageReader& memory, const PageChunk& chunk,
-                            std::vector<std::byte>& buffer) {
-  const ChunkSlot slot = STASIS_TRY(image.reserve_chunk(object, chunk.runs));
-  HashStream hash;
-  std::uint64_t offset = slot.offset;
-  buffer.resize(std::max<std::size_t>(buffer.size(), kPiece));
-  const auto write_piece = [&](std::span<const PageRun> ranges, std::uint64_t size) -> Result<void> {
-    const auto bytes = std::span(buffer).first(size);
-    STASIS_TRY(memory.read(ranges, bytes));
-    hash.update(bytes);
-    STASIS_TRY(pwrite_full(slot.fd, bytes, static_cast<off_t>(offset)));
-    offset += size;
-    return {};
-  };
-  STASIS_TRY(in_pieces(chunk, kPiece, write_piece));
-  return image.finish_chunk(slot, STASIS_TRY(hash.digest()));
-}
-
-Result<void> write_whole(ImageWriter& image, ObjRef object, const PageReader& memory, const PageChunk& chunk,
-                         std::vector<std::byte>& buffer) {
-  buffer.resize(std::max<std::size_t>(buffer.size(), chunk.size));
-  return in_pieces(chunk, chunk.size, [&](std::span<const PageRun> ranges, std::uint64_t size) -> Result<void> {
-    const auto bytes = std::span(buffer).first(size);
-    STASIS_TRY(memory.read(ranges, bytes));
-    return image.add_chunk(object, chunk.runs, bytes);
-  });
-}
-
-}  // namespace
-
-// Several chunks at once: each is read, hashed or compressed, and written by one thread.
-Result<void> MemoryImage::write_pages(ImageWriter& image, ObjRef object, const kernel::ProcessMemory& memory,
-                                      PageForm form, const Patience& patience) const {
-  const std::vector<PageChunk> chunks = cut_into_chunks(runs_);
-  std::vector<std::vector<std::byte>> buffers(most_side_by_side());
-  const PageReader reader(memory, shared_);
-  const bool in_place = form == PageForm::kPlain && image.seekable();
-  return side_by_side({.count = chunks.size(), .worth_a_thread = 2},
-                      [&](std::size_t i, std::size_t place) -> Result<void> {
-                        STASIS_TRY(patience.check());
-                        const bool large = chunks[i].size > kPiece;
-                        const auto write = in_place && large ? write_in_place : write_whole;
-                        return write(image, object, reader, chunks[i], buffers[place]);
-                      });
+std::vector<PageRun> MemoryImage::take_out(std::span<const PageRun> ranges) {
+  const std::vector<PageRun> all(ranges.begin(), ranges.end());
+  std::vector<PageRun> out = intersect(runs_, all);
+  runs_ = subtract(runs_, out);
+  return out;
 }
 
 }  // namespace stasis

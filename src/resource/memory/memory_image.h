@@ -2,6 +2,7 @@
 // An address space as a checkpoint sees it: its record, and which of its pages must be saved.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "kernel/page_scan.h"
@@ -11,7 +12,6 @@
 #include "resource/kinds.h"
 #include "resource/memory/forked_pages.h"
 #include "resource/memory/memory_record.h"
-#include "resource/memory/unchanged_pages.h"
 #include "resource/obstacle.h"
 #include "stasis/image.h"
 #include "tracee/patience.h"
@@ -28,9 +28,6 @@ struct MemoryFacts {
 
 // Everything about the mappings that can't be saved. Looks only, works on a running process.
 Obstacles find_memory_obstacles(HostPid pid, const std::vector<kernel::Vma>& vmas);
-
-// kPlain: the image holds the pages as they are; kCoded: as its writer's codec makes them.
-enum class PageForm { kPlain, kCoded };
 
 // One address space during a checkpoint; its address is its key in the object hash.
 class MemoryImage {
@@ -53,20 +50,17 @@ class MemoryImage {
   // Writes what the mappings share with others, then the record.
   Result<void> checkpoint(CheckpointContext& context, ObjRef ref) const;
   std::uint64_t page_bytes() const { return record_.page_bytes; }
-  // Finds the pages that are as the parent image has them and says so in the image: write_pages() leaves them out.
-  // Returns their bytes.
-  Result<std::uint64_t> inherit_pages(ImageWriter& image, ObjRef object, const kernel::ProcessMemory& memory,
-                                      const PageBase& base, const Patience& patience);
-  // Reads the pages (the process is still stopped) and adds them to the image as chunks of `object`.
-  Result<void> write_pages(ImageWriter& image, ObjRef object, const kernel::ProcessMemory& memory, PageForm form,
-                           const Patience& patience) const;
+  // Those of its own pages (not from a parent process) that lie in `ranges`: they are the caller's to save from now on.
+  std::vector<PageRun> take_out(std::span<const PageRun> ranges);
+  // All others.
+  std::vector<PageRun> take_rest() { return std::exchange(runs_, {}); }
 
  private:
   MemoryRecord record_;
   std::vector<OpenInode*> objects_;  // as record_.objects
   std::vector<PageRun> pages_;       // ascending
   std::vector<PageRun> shared_;      // of these
-  std::vector<PageRun> runs_;        // of these, what stands in the image as its own
+  std::vector<PageRun> runs_;        // of these, what stands in the image as its own and nobody has taken out yet
   const MemoryImage* origin_ = nullptr;
   std::vector<PageRun> forked_;  // those that are origin_'s
 };

@@ -6,19 +6,18 @@
 #include <span>
 
 #include "kernel/process_memory.h"
-#include "stasis/image.h"
+#include "resource/memory/page_source.h"
 
 namespace stasis {
 
 // Borrows both; any thread may read.
-class PageReader {
+class PageReader final : public PageSource {
  public:
   // `shared`: what others may have as well; ascending. (What is missing there is only copied in the process.)
   PageReader(const kernel::ProcessMemory& memory, std::span<const PageRun> shared)
       : memory_(&memory), shared_(shared) {}
 
-  // One run behind another; ascending. REQUIRES: bytes.size() is the sum of the lengths.
-  Result<void> read(std::span<const PageRun> runs, std::span<std::byte> bytes) const;
+  Result<void> read(std::span<const PageRun> runs, std::span<std::byte> bytes) const override;
 
  private:
   const kernel::ProcessMemory* memory_;

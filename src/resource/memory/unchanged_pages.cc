@@ -13,7 +13,7 @@ namespace {
 // A window of pages, read from both sides.
 class Comparison {
  public:
-  Comparison(const PageReader& memory, const PageBase& base) : memory_(memory), base_(base) {}
+  Comparison(const PageSource& memory, const PageBase& base) : memory_(memory), base_(base) {}
 
   void add(const PageRun& run) {
     window_.push_back(run);
@@ -28,18 +28,21 @@ class Comparison {
     STASIS_TRY(base_.parent->read_pages(base_.object, window_, then_));
     const std::uint64_t page = kernel::page_size();
     std::uint64_t at = 0;
+    std::vector<PageRun> found;
     for (const PageRun& run : window_) {
       for (std::uint64_t i = 0; i < run.length; i += page, at += page) {
-        if (std::memcmp(&now_[at], &then_[at], page) == 0) append(same, {.start = run.start + i, .length = page});
+        if (std::memcmp(&now_[at], &then_[at], page) == 0) append(found, {.start = run.start + i, .length = page});
       }
     }
+    STASIS_TRY(memory_.release(found));
+    for (const PageRun& run : found) append(same, run);
     window_.clear();
     bytes_ = 0;
     return {};
   }
 
  private:
-  const PageReader& memory_;
+  const PageSource& memory_;
   const PageBase& base_;
   std::vector<PageRun> window_;
   std::uint64_t bytes_ = 0;
@@ -48,7 +51,7 @@ class Comparison {
 
 }  // namespace
 
-Result<std::vector<PageRun>> find_unchanged(std::span<const PageRun> runs, const PageReader& memory,
+Result<std::vector<PageRun>> find_unchanged(std::span<const PageRun> runs, const PageSource& memory,
                                             const PageBase& base, const Patience& patience) {
   const std::vector<PageRun> known = STASIS_TRY(base.parent->page_runs(base.object));
   std::vector<PageRun> same;

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "resource/memory/page_reader.h"
+#include "resource/memory/page_source.h"
 #include "stasis/image.h"
 #include "tracee/patience.h"
 
@@ -19,8 +19,8 @@ struct PageBase {
 
 // Those of `runs` that hold the same bytes as the parent's. Both are read and compared: a table of hashes would cost
 // every checkpoint, also those that nobody continues, and reading the parent costs no more than writing the pages
-// again. REQUIRES: the process is stopped.
-Result<std::vector<PageRun>> find_unchanged(std::span<const PageRun> runs, const PageReader& memory,
+// again. What is the same is released.
+Result<std::vector<PageRun>> find_unchanged(std::span<const PageRun> runs, const PageSource& memory,
                                             const PageBase& base, const Patience& patience);
 
 }  // namespace stasis
