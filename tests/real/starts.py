@@ -199,7 +199,38 @@ def shell_job_leave_running(lab, _options):
     shell.leave()
 
 
+# Run inside the namespaces: the whole life of a program, from its start to the end of its restart.
+LIFE = """
+set -u
+"$@" >out 2>err &
+until [ "$(wc -l <out)" -ge 100 ]; do sleep 0.01; done
+"$STASIS" checkpoint $! -o image --kill --timeout 3m || exit 101
+wait $!
+[ $? = 137 ] || exit 102
+[ "$RESTART" != twice ] || { "$STASIS" restart image --detach --pidfile pid --timeout 3m && "$STASIS" checkpoint $(cat pid) -o image --kill --timeout 3m; } || exit 103
+touch to-the-end
+"$STASIS" restart image --timeout 3m
+"""
+
+
+def container_case(restart):
+    """Program and Stasis live in namespaces that somebody made without privilege and without subordinate ids, as
+    containers of ordinary users do. Root is root only in there."""
+    def case(lab, _options):
+        argv, expected = pi(lab)
+        who = "--map-current-user" if lab.as_user else "--map-root-user"
+        inside = lab.start(["unshare", "--user", who, "--pid", "--fork", "--kill-child", "--mount-proc", "--",
+                            "/bin/sh", "-c", LIFE, "life", *argv], stdout=subprocess.DEVNULL,
+                           env=lab.environment(PYTHONUNBUFFERED="1", STASIS=lab.stasis, RESTART=restart))
+        status = lab.wait_exit(inside, "the program in its container")
+        if status != STATUS or lab.read("out") != expected:
+            raise Failure(f"status {status}, {len(lab.read('out'))} of {len(expected)} characters: {lab.read('err')}")
+    return case
+
+
 CASES = {
+    "container": container_case("once"),
+    "container_twice": container_case("twice"),
     "pipe_foreground": stream_case(pipe_pair, detached=False),
     "pipe_detached": stream_case(pipe_pair, detached=True),
     "socket_foreground": stream_case(socket_pair, detached=False),
