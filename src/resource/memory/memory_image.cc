@@ -14,6 +14,7 @@
 #include "kernel/page_size.h"
 #include "resource/file_contents/visible_contents.h"
 #include "resource/memory/build_id.h"
+#include "resource/open_file/common_obstacle.h"
 #include "resource/open_file/mapped_files.h"
 
 namespace stasis {
@@ -42,6 +43,19 @@ std::optional<Obstacle> find_obstacle(HostPid pid, const Vma& vma) {
   if (vma.flags.has(VmFlag::kHugeTlb) && !nameless && vma.path != "/anon_hugepage") {
     return obstacle(pid, vma, "a file of hugetlbfs can't be saved");
   }
+  // Named by what they are, not by how their memory is mapped.
+  if (vma.path == "/[aio]") {
+    return obstacle(pid, vma, "an asynchronous I/O context (io_setup) can't be saved",
+                    "let the program do without native AIO: MariaDB and MySQL with innodb_use_native_aio=0, "
+                    "nginx with 'aio threads' or off, qemu with aio=threads");
+  }
+  if (vma.path.starts_with("anon_inode:[io_uring]")) {
+    return obstacle(pid, vma, "it is the ring of an io_uring, which can't be saved", std::string(kIoUringHelp));
+  }
+  if (vma.path.starts_with("anon_inode:[perf_event]")) {
+    return obstacle(pid, vma, "it is the buffer of a performance counter, which can't be saved",
+                    "close the profiler first");
+  }
   if (vma.flags.has(VmFlag::kPfnMap) || vma.flags.has(VmFlag::kIo) || vma.flags.has(VmFlag::kMixedMap)) {
     return obstacle(pid, vma, "it is device memory");
   }
@@ -55,19 +69,6 @@ std::optional<Obstacle> find_obstacle(HostPid pid, const Vma& vma) {
     return std::nullopt;
   }
   if (nameless) return std::nullopt;  // mapped_file_obstacle() judges it
-  if (vma.path == "/[aio]") {
-    return obstacle(pid, vma, "an asynchronous I/O context (io_setup) can't be saved",
-                    "let the program do without native AIO: MariaDB and MySQL with innodb_use_native_aio=0, "
-                    "nginx with 'aio threads' or off, qemu with aio=threads");
-  }
-  if (vma.path.starts_with("anon_inode:[io_uring]")) {
-    return obstacle(pid, vma, "it is the ring of an io_uring, which can't be saved",
-                    "start the program without it: UV_USE_IO_URING=0 for node and other libuv programs");
-  }
-  if (vma.path.starts_with("anon_inode:[perf_event]")) {
-    return obstacle(pid, vma, "it is the buffer of a performance counter, which can't be saved",
-                    "close the profiler first");
-  }
   if (vma.path.starts_with("anon_inode:") || vma.path.starts_with("/[")) {
     return obstacle(pid, vma, "it belongs to a kernel facility that can't be saved");
   }

@@ -35,8 +35,7 @@ struct LinkHelp {
   std::string_view help;
 };
 constexpr std::array kLinkHelp = {
-    LinkHelp{"anon_inode:[io_uring]", "an io_uring can't be saved",
-             "start the program without it: UV_USE_IO_URING=0 for node and other libuv programs"},
+    LinkHelp{"anon_inode:[io_uring]", "an io_uring can't be saved", kIoUringHelp},
     LinkHelp{"anon_inode:[userfaultfd]", "a userfaultfd can't be saved", ""},
     LinkHelp{"anon_inode:[perf_event]", "a performance counter can't be saved", "close the profiler first"},
     LinkHelp{"anon_inode:bpf-", "BPF objects can't be saved", ""},
