@@ -28,11 +28,31 @@ Result<std::optional<Obstacle>> find_obstacle(const kernel::ProcDir& proc, const
                                   .help = std::move(help)});
   };
   const struct ::stat root = STASIS_TRY(proc.link_stat("root"));
-  if (!leads_to("/", root)) return obstacle("root directory " + record.root, "a changed root can't be saved");
+  if (!leads_to(record.root, root)) {
+    return obstacle("root directory " + record.root, "its path does not lead to it (any more)",
+                    "a program whose root directory exists can be saved");
+  }
   const struct ::stat cwd = STASIS_TRY(proc.link_stat("cwd"));
   if (leads_to(record.working_directory, cwd)) return std::optional<Obstacle>();
   return obstacle("working directory " + record.working_directory, "its path does not lead to it (any more)",
                   "a program in a directory that exists can be saved");
+}
+
+}  // namespace
+
+namespace {
+
+Result<UniqueFd> open_root(const RestartContext& ctx, const std::string& path) {
+  // What is set-user-id would find there what its owner put there.
+  if (ctx.owner.trust == ImageTrust::kOwner) {
+    return Error(Errc::kNotPermitted,
+                 fmt::format("the image belongs to user {}, who may not change the root directory (to {})",
+                             ctx.owner.uid, path))
+        .with_help("if you trust it, make it your own (chown)");
+  }
+  auto root = ctx.open_path(path, O_PATH | O_DIRECTORY);
+  if (!root) return std::move(root).error().note("root directory");
+  return root;
 }
 
 }  // namespace
@@ -56,7 +76,10 @@ Result<void*> restore_fs(void* context, ObjRef) {
   RestartContext& ctx = RestartContext::of(context);
   auto fs = std::make_unique<RestoredFs>();
   fs->record = STASIS_TRY(ctx.image.read<FsRecord>());
-  if (fs->record.root != "/") return Error(Errc::kUnsupportedTask, "a changed root can't be restored");
+  if (fs->record.root != "/") {
+    auto root = STASIS_TRY(open_root(ctx, fs->record.root));
+    fs->root = STASIS_TRY(ctx.park(std::move(root)));
+  }
   auto directory = ctx.open_path(fs->record.working_directory, O_PATH | O_DIRECTORY);
   if (!directory) return std::move(directory).error().note("working directory");
   fs->working_directory = STASIS_TRY(ctx.park(*std::move(directory)));
@@ -64,6 +87,10 @@ Result<void*> restore_fs(void* context, ObjRef) {
 }
 
 void RestoredFs::install(Batch& batch, BatchChecks& checks) const {
+  if (root) {
+    checks.add(batch.call(SYS_fchdir, root.get()), fmt::format("go to root directory {}", record.root));
+    checks.add(batch.call(SYS_chroot, batch.text(".")), fmt::format("chroot to {}", record.root));
+  }
   checks.add(batch.call(SYS_fchdir, working_directory.get()),
              fmt::format("go to working directory {}", record.working_directory));
   checks.add(batch.call(SYS_umask, record.umask & 0777), "set umask");

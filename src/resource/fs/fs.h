@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What clone(2) calls the fs of a process: root directory, working directory, umask.
+//
+// A root of its own (chroot) is a directory like any other to us: all paths in an image start at the usual root. A
+// restart takes CAP_SYS_CHROOT for it, which a user has in the namespaces of his restart.
 #pragma once
 
 #include <cstdint>
@@ -51,6 +54,7 @@ inline constexpr ObjOps kFsOps = {kind::kFs, "fs", nullptr, RestoredObject::drop
 
 struct RestoredFs : RestoredObject {
   FsRecord record;
+  UniqueFd root;               // parked; empty: the usual one
   UniqueFd working_directory;  // parked
 
   // Adds the calls that give it to a task. REQUIRES: the task still has the coordinator's parked descriptors.

@@ -43,14 +43,30 @@ TEST(Fs, ADeletedWorkingDirectoryIsAnObstacle) {
   EXPECT_EQ(state->obstacle->pid, child.pid());
 }
 
-TEST(Fs, AChangedRootIsAnObstacle) {
+TEST(Fs, AChangedRootIsADirectoryToUs) {
   if (::geteuid() != 0) GTEST_SKIP() << "chroot needs root";
   const sample::ScratchDir dir;
   const Child child([&] { return ::chroot(dir.path().c_str()) == 0 && ::chdir("/") == 0; });
   ASSERT_TRUE(child.ready());
   const auto state = gather(child.pid());
   ASSERT_TRUE(state);
-  EXPECT_TRUE(state->obstacle);
+  EXPECT_EQ(state->record.root, std::filesystem::canonical(dir.path()));
+  EXPECT_EQ(state->record.working_directory, state->record.root);
+  EXPECT_FALSE(state->obstacle);
+}
+
+TEST(Fs, ADeletedRootIsAnObstacle) {
+  if (::geteuid() != 0) GTEST_SKIP() << "chroot needs root";
+  const sample::ScratchDir dir;
+  const std::string gone = dir / "gone";
+  ASSERT_EQ(::mkdir(gone.c_str(), 0700), 0);
+  const Child child([&] { return ::chroot(gone.c_str()) == 0 && ::chdir("/") == 0; });
+  ASSERT_TRUE(child.ready());
+  ASSERT_EQ(::rmdir(gone.c_str()), 0);
+  const auto state = gather(child.pid());
+  ASSERT_TRUE(state);
+  ASSERT_TRUE(state->obstacle);
+  EXPECT_NE(state->obstacle->object.find("root directory"), std::string::npos);
 }
 
 TEST(Fs, IsInstalled) {

@@ -45,14 +45,11 @@ NamespaceIds namespace_ids(const kernel::ProcDir& proc) {
 Result<Observer> Observer::here() {
   const kernel::ProcDir proc = STASIS_TRY(kernel::ProcDir::open(HostPid(::getpid())));
   const kernel::ProcStatus status = STASIS_TRY(proc.status());
-  struct ::stat root{};
-  if (::stat("/", &root) != 0) return Error::from_errno(errno, "stat /");
   Observer observer{.pid = proc.pid(),
                     .ancestors = ancestors_of(status.ppid),
                     .uid = status.uid.filesystem,
                     .capabilities = status.cap_effective,
                     .namespaces = namespace_ids(proc),
-                    .root = {.device = root.st_dev, .inode = root.st_ino},
                     .yama_scope = read_yama_scope()};
   observer.may_suspend_seccomp = (status.cap_effective >> CAP_SYS_ADMIN & 1) != 0 &&
                                  STASIS_TRY(proc.ns(kernel::Namespace::kUser)) == kFirstUserNamespace;

@@ -28,12 +28,6 @@ inline constexpr std::array kNamespaceKinds = {kernel::Namespace::kUser,
 using NamespaceIds = std::array<std::uint64_t, kNamespaceKinds.size()>;
 NamespaceIds namespace_ids(const kernel::ProcDir& proc);
 
-struct DirectoryId {
-  std::uint64_t device = 0;
-  std::uint64_t inode = 0;
-  bool operator==(const DirectoryId&) const = default;
-};
-
 // Plain facts, so that tests can make them up.
 struct Observer {
   HostPid pid;
@@ -42,7 +36,6 @@ struct Observer {
   std::uint64_t capabilities = 0;    // effective
   bool may_suspend_seccomp = false;  // CAP_SYS_ADMIN in the first user namespace
   NamespaceIds namespaces{};
-  DirectoryId root;
   int yama_scope = 0;  // sysctl kernel.yama.ptrace_scope, 0 where there is no Yama
 
   // The calling process.

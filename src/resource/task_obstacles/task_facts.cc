@@ -171,8 +171,6 @@ Result<void> add_surroundings(const ProcDir& proc, const ProcStatus& status, con
                               TaskFacts& facts) {
   facts.program = program_kind(proc);
   facts.namespaces = namespace_ids(proc);
-  const struct ::stat root = STASIS_TRY(proc.link_stat("root"));
-  facts.root = {.device = root.st_dev, .inode = root.st_ino};
   if (facts.namespaces != observer.namespaces) add_namespace_init(proc, status, facts);
   facts.lost_executable = STASIS_TRY(lost_executable(proc));
   facts.semaphore_undo = STASIS_TRY(may_undo_semaphores(proc, facts.threads.size()));

@@ -118,11 +118,6 @@ void Judge::judge_namespaces() {
   if (!foreign.empty()) {
     add(Errc::kUnsupportedTask, "namespaces", fmt::format("it lives in namespaces of its own ({})", foreign),
         fmt::format("run stasis inside of them (nsenter -a -t {})", facts_.pid.value()));
-    return;  // there, another root is a matter of course
-  }
-  if (facts_.root != observer_.root) {
-    add(Errc::kUnsupportedTask, "root directory", "it runs in a chroot; that can't be saved yet",
-        "run stasis inside of it");
   }
 }
 

@@ -45,7 +45,6 @@ struct TaskFacts {
   std::vector<ThreadFacts> threads;  // live ones and a zombie leader
   ProgramKind program = ProgramKind::kUnknown;
   NamespaceIds namespaces{};
-  DirectoryId root;
   // Where the pid namespace is not ours: name and namespaces of its process 1, if that is an ancestor.
   std::string init_name;
   NamespaceIds init_namespaces{};
