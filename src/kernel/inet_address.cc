@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <netinet/tcp.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -119,8 +120,15 @@ Result<std::optional<InetSocketState>> inet_socket_state(int fd) {
   if (::getpeername(fd, reinterpret_cast<sockaddr*>(&address), &length) == 0) {
     state.remote = to_inet_address(address, length);
   }
+  if (state.type == SOCK_RAW && !state.remote) {
+    // Connected to an address without a port, it says that it is not.
+    struct ::stat file{};
+    if (::fstat(fd, &file) != 0) return Error::from_errno(errno, "look at a socket");
+    const auto found = STASIS_TRY(find_inet_socket(file.st_ino));
+    if (found) state.remote = found->remote;
+  }
   state.state = state.remote ? TCP_ESTABLISHED : TCP_CLOSE;
-  if (state.protocol == IPPROTO_TCP) {
+  if (state.type == SOCK_STREAM && state.protocol == IPPROTO_TCP) {
     tcp_info info{};
     length = sizeof info;
     if (::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0) {
@@ -142,20 +150,38 @@ std::optional<InetLine> parse_inet_line(std::string_view line) {
   for (int i = 0; i < 5; ++i) text::take_word(line);
   if (!text::number(text::take_word(line), parsed.inode, 10)) return std::nullopt;
   parsed.socket.domain = parsed.socket.local->v6 ? AF_INET6 : AF_INET;
-  if (parsed.socket.remote->port == 0) parsed.socket.remote.reset();
+  if (parsed.socket.remote->port == 0 && parsed.socket.state != TCP_ESTABLISHED) parsed.socket.remote.reset();
   return parsed;
 }
 
+namespace {
+
+struct InetTable {
+  std::string_view name;
+  int type;
+  int protocol;  // 0: the port of a line tells
+};
+constexpr std::array kTables = {InetTable{"tcp", SOCK_STREAM, IPPROTO_TCP},
+                                InetTable{"tcp6", SOCK_STREAM, IPPROTO_TCP},
+                                InetTable{"udp", SOCK_DGRAM, IPPROTO_UDP},
+                                InetTable{"udp6", SOCK_DGRAM, IPPROTO_UDP},
+                                InetTable{"raw", SOCK_RAW, 0},
+                                InetTable{"raw6", SOCK_RAW, 0},
+                                InetTable{"icmp", SOCK_DGRAM, IPPROTO_ICMP},
+                                InetTable{"icmp6", SOCK_DGRAM, IPPROTO_ICMPV6}};
+
+}  // namespace
+
 Result<std::optional<InetSocketState>> find_inet_socket(std::uint64_t inode) {
-  for (const std::string_view name : {"tcp", "tcp6", "udp", "udp6"}) {
-    const auto table = read_file(AT_FDCWD, fmt::format("/proc/self/net/{}", name));
+  for (const InetTable& row : kTables) {
+    const auto table = read_file(AT_FDCWD, fmt::format("/proc/self/net/{}", row.name));
     if (!table) continue;  // without IPv6 there is none
     for (std::string_view rest = *table; !rest.empty();) {
       const auto line = parse_inet_line(text::take_line(rest));
       if (!line || line->inode != inode) continue;
       InetSocketState found = line->socket;
-      found.type = name.starts_with("tcp") ? SOCK_STREAM : SOCK_DGRAM;
-      found.protocol = name.starts_with("tcp") ? IPPROTO_TCP : IPPROTO_UDP;
+      found.type = row.type;
+      found.protocol = row.protocol != 0 ? row.protocol : found.local->port;
       return std::optional(found);
     }
   }

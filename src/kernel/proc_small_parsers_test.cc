@@ -8,6 +8,7 @@
 #include <cstring>
 #include <string>
 
+#include "kernel/multicast.h"
 #include "kernel/proc_auxv.h"
 #include "kernel/proc_cgroup.h"
 #include "kernel/proc_children.h"
@@ -18,6 +19,7 @@
 #include "kernel/proc_sched.h"
 #include "kernel/proc_text.h"
 #include "kernel/proc_timers.h"
+#include "kernel/waiting_connections.h"
 
 namespace stasis::kernel {
 namespace {
@@ -170,6 +172,39 @@ TEST(Malformed, ShowsTheLineShortenedAndPrintable) {
   const Error error = text::malformed("stat", "a\x1b[31m" + std::string(200, 'x'));
   EXPECT_EQ(error.message().find('\x1b'), std::string::npos);
   EXPECT_LT(error.message().size(), 140u);
+}
+
+TEST(Multicast, GroupsOfInterfacesAreRead) {
+  const auto four = parse_igmp(
+      "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n"
+      "1\tlo        :     2      V3\n\t\t\t\t030201EF     1 0:00000000\t\t0\n\t\t\t\t010000E0     1 0:00000000\t\t0\n"
+      "4\teth0      :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n\t\t\t\tnonsense\n");
+  ASSERT_EQ(four.size(), 3u);
+  EXPECT_EQ(four[0].address.to_string(), "239.1.2.3:0");
+  EXPECT_EQ(four[0].interface_name, "lo");
+  EXPECT_EQ(four[2].interface, 4u);
+  EXPECT_EQ(four[2].interface_name, "eth0");
+  const auto six =
+      parse_igmp6("1    lo              ff120000000000000000000000000001     1 0000000C 0\nnonsense\n7 x ff\n");
+  ASSERT_EQ(six.size(), 1u);
+  EXPECT_EQ(six[0].address.to_string(), "[ff12::1]:0");
+  EXPECT_TRUE(is_multicast(six[0].address));
+  EXPECT_TRUE(is_multicast(four[0].address));
+  EXPECT_FALSE(is_multicast({.bytes = {127, 0, 0, 1}}));
+}
+
+TEST(WaitingConnections, AreThoseThatNobodyHas) {
+  const std::string head = "   0: 0100007F:1F90 0100007F:C350 ";
+  const auto found =
+      parse_waiting_connections(head + "01 00000000:00000005 00:00000000 00000000     0        0 0 1 0000 100 0\n" +
+                                head + "01 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000 100 0\n" +
+                                head + "06 00000000:00000000 03:00001000 00000000     0        0 0 3 0000\n" + head +
+                                "08 00000000:00000001 00:00000000 00000000     0        0 0 1 0000 100 0\nnonsense\n");
+  ASSERT_EQ(found.size(), 2u);
+  EXPECT_EQ(found[0].unread, 5u);
+  EXPECT_EQ(found[0].local.port, 8080);
+  EXPECT_EQ(found[0].remote.port, 50000);
+  EXPECT_EQ(found[1].state, 8);
 }
 
 }  // namespace

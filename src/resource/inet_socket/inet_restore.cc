@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
 
 #include "base/log.h"
+#include "kernel/multicast.h"
 #include "resource/inet_socket/inet_socket.h"
 #include "resource/open_file/anonymous_file.h"
 
@@ -13,9 +16,12 @@ namespace stasis {
 namespace {
 
 Result<UniqueFd> make_socket(const InetSocketRecord& record) {
-  UniqueFd fd(::socket(record.v6 ? AF_INET6 : AF_INET, (record.tcp ? SOCK_STREAM : SOCK_DGRAM) | SOCK_CLOEXEC, 0));
-  if (!fd) return Error::from_errno(errno, "make a network socket");
-  return fd;
+  const int type = record.tcp ? SOCK_STREAM : record.raw ? SOCK_RAW : SOCK_DGRAM;
+  UniqueFd fd(::socket(record.v6 ? AF_INET6 : AF_INET, type | SOCK_CLOEXEC, record.protocol));
+  if (fd) return fd;
+  Error error = Error::from_errno(errno, record.raw ? "make a raw socket" : "make a network socket");
+  if (!record.raw || error.sys_errno() != EPERM) return error;
+  return std::move(error).with_code(Errc::kMissingCapability).with_help("it takes CAP_NET_RAW: run as root");
 }
 
 Error in_use(int code, const kernel::InetAddress& address) {
@@ -43,19 +49,25 @@ class ScopedReuse {
   int previous_ = 0;
 };
 
+constexpr std::uint32_t kMaxTurn = 1 << 16;  // no more can wait
+
 Result<void> check(const InetSocketRecord& record) {
   const auto wrong_family = [&](const std::optional<InetAddressRecord>& address) {
     return address && address->v6 != record.v6;
   };
-  const bool tcp_only =
-      record.role == InetRole::kListening || record.role == InetRole::kConnection || record.role == InetRole::kReset;
-  const bool needs_both = record.role == InetRole::kConnection || record.role == InetRole::kConnected;
+  const bool connection = record.role == InetRole::kConnection || record.role == InetRole::kUnaccepted;
+  const bool tcp_only = record.role == InetRole::kListening || record.role == InetRole::kReset || connection;
+  const bool needs_both = connection || record.role == InetRole::kConnected;
+  const bool ping = record.protocol == IPPROTO_ICMP || record.protocol == IPPROTO_ICMPV6;
+  const bool odd_protocol =
+      record.tcp ? record.raw || record.protocol != 0 : !record.raw && !ping && record.protocol != 0;
   const bool bad = wrong_family(record.local) || wrong_family(record.remote) || (tcp_only && !record.tcp) ||
                    (record.role == InetRole::kConnected && record.tcp) ||
                    (needs_both && (!record.local || !record.remote)) ||
                    (record.role == InetRole::kConnection) != record.connection.has_value() ||
-                   (record.role == InetRole::kListening && !record.local) || (record.tcp && !record.queue.empty());
-  if (bad) return Error(Errc::kBadImage, "a network socket is malformed");
+                   (record.role == InetRole::kListening && !record.local) || odd_protocol ||
+                   (record.tcp && !record.queue.empty()) || (record.tcp && !record.groups.empty());
+  if (bad || record.turn > kMaxTurn) return Error(Errc::kBadImage, "a network socket is malformed");
   return {};
 }
 
@@ -76,6 +88,16 @@ kernel::TcpConnection to_connection(TcpConnectionRecord record) {
           .end_received = record.end_received};
 }
 
+Result<void> join(int fd, const MulticastGroupRecord& record) {
+  kernel::MulticastGroup group{.address = record.address.address(),
+                               .interface = 0,
+                               .interface_name = record.interface,
+                               .include = record.include,
+                               .sources = {}};
+  for (const InetAddressRecord& source : record.sources) group.sources.push_back(source.address());
+  return kernel::join_group(fd, group);
+}
+
 }  // namespace
 
 Result<void*> restore_inet_socket(void* context, ObjRef) {
@@ -90,6 +112,12 @@ Result<void*> restore_inet_socket(void* context, ObjRef) {
 }
 
 Result<void> RestoredInetSocket::create(RestartContext& ctx) {
+  // Who has it may send anything in anybody's name.
+  if (record_.raw && ctx.owner.trust == ImageTrust::kOwner) {
+    return Error(Errc::kNotPermitted,
+                 fmt::format("the image belongs to user {}, who may have no raw sockets", ctx.owner.uid))
+        .with_help("if you trust it, make it your own (chown)");
+  }
   UniqueFd made = STASIS_TRY(make_socket(record_));
   fd = STASIS_TRY(ctx.park(std::move(made)));
   STASIS_TRY(restore_socket_options(fd.get(), record_.options, OptionPhase::kBeforeBind));
@@ -182,6 +210,28 @@ Result<void> RestoredInetSocket::send_again(const DatagramRecord& datagram, cons
 Result<void> RestoredInetSocket::fill(RestartContext& ctx) {
   if (replaced_) return {};
   for (const DatagramRecord& datagram : record_.queue) STASIS_TRY(send_again(datagram, ctx.objects));
+  // What is accepted has the options of the listening socket, which come when all queues are filled.
+  if (record_.role == InetRole::kUnaccepted) return connect_in_turn(ctx, record_.turn + 2);
+  return ctx.deferred.add([this] { return finish(); });
+}
+
+// The listening socket hands out connections in the order in which they came.
+Result<void> RestoredInetSocket::connect_in_turn(RestartContext& ctx, std::uint32_t turn) {
+  if (turn > 0) return ctx.deferred.add([this, &ctx, turn] { return connect_in_turn(ctx, turn - 1); });
+  const kernel::InetAddress address = record_.remote->address();
+  const kernel::InetSocketAddress to(address);
+  const auto failed = [&](int code) {
+    return Error::from_errno(code,
+                             fmt::format("connect again to {}, where nobody had accepted yet", address.to_string()));
+  };
+  STASIS_TRY(set_status_flags(fd.get(), O_NONBLOCK));
+  if (::connect(fd.get(), to.get(), to.length) != 0 && errno != EINPROGRESS) return failed(errno);
+  constexpr int kPatienceMs = 10'000;  // it comes about within this machine
+  pollfd connected{.fd = fd.get(), .events = POLLOUT, .revents = 0};
+  if (::poll(&connected, 1, kPatienceMs) != 1) return failed(ETIMEDOUT);
+  int code = 0;
+  socklen_t length = sizeof code;
+  if (::getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &code, &length) != 0 || code != 0) return failed(code);
   return ctx.deferred.add([this] { return finish(); });
 }
 
@@ -204,6 +254,7 @@ Result<void> RestoredInetSocket::finish() {
     if (::connect(fd.get(), to.get(), to.length) != 0)
       return Error::from_errno(errno, "connect to " + address.to_string());
   }
+  for (const MulticastGroupRecord& group : record_.groups) STASIS_TRY(join(fd.get(), group));
   if (connection_) STASIS_TRY(go_on());
   STASIS_TRY(restore_socket_options(fd.get(), record_.options, OptionPhase::kAtTheEnd));
   return set_status_flags(fd.get(), record_.flags);

@@ -12,17 +12,25 @@
 #include <utility>
 
 #include "base/log.h"
+#include "kernel/multicast.h"
 #include "kernel/namespaces.h"
 #include "kernel/socket_queue.h"
 #include "resource/checkpoint_context.h"
+#include "resource/inet_socket/unaccepted.h"
 
 namespace stasis {
 namespace {
 
 constexpr int kCapNetAdmin = 12;
 
-bool is_tcp(const OpenFile& file) { return file.inet_socket->protocol == IPPROTO_TCP; }
-bool is_udp(const OpenFile& file) { return file.inet_socket->protocol == IPPROTO_UDP; }
+bool is_raw(const OpenFile& file) { return file.inet_socket->type == SOCK_RAW; }
+bool is_tcp(const OpenFile& file) { return !is_raw(file) && file.inet_socket->protocol == IPPROTO_TCP; }
+bool is_udp(const OpenFile& file) { return !is_raw(file) && file.inet_socket->protocol == IPPROTO_UDP; }
+// The sockets of an unprivileged ping.
+bool is_ping(const OpenFile& file) {
+  return file.inet_socket->type == SOCK_DGRAM &&
+         (file.inet_socket->protocol == IPPROTO_ICMP || file.inet_socket->protocol == IPPROTO_ICMPV6);
+}
 
 // Has TCP left the states in which a connection can be given up or kept as a whole?
 bool is_connection(const OpenFile& file) {
@@ -52,11 +60,6 @@ Waiting waiting_at(const OpenFile& file) {
   return info ? Waiting{info->tcpi_unacked, info->tcpi_sacked} : Waiting{};
 }
 
-bool accepts(const kernel::InetAddress& bound, const kernel::InetAddress& to) {
-  if (bound.port != to.port) return false;
-  return bound.is_any() || bound.unmapped().bytes == to.unmapped().bytes;
-}
-
 std::string describe(const OpenFile& file) {
   const auto& socket = *file.inet_socket;
   return fmt::format("{} to {}", socket.local ? socket.local->to_string() : "?",
@@ -66,6 +69,12 @@ std::string describe(const OpenFile& file) {
 std::optional<Obstacle> connection_obstacle(const OpenFile& file, const OpenFileTable& tree, TcpPolicy policy) {
   const bool inside = find_inet_peer(file, tree) != nullptr;
   if (!inside && policy == TcpPolicy::kClose) return std::nullopt;
+  if (const auto far_end = inside ? std::nullopt : find_unaccepted(file, tree)) {
+    const std::string why = why_not_again(file, *far_end);
+    if (why.empty()) return std::nullopt;
+    return file.obstacle(Errc::kUnsupportedObject, fmt::format("{} ({})", why, describe(file)),
+                         "try again when it is accepted, or --tcp close");
+  }
   if (!inside && policy == TcpPolicy::kRefuse) {
     return file.obstacle(Errc::kExternalPeer,
                          fmt::format("a TCP connection leads out of the process tree ({})", describe(file)),
@@ -88,12 +97,17 @@ std::optional<Obstacle> connection_obstacle(const OpenFile& file, const OpenFile
 
 }  // namespace
 
+bool accepts(const kernel::InetAddress& bound, const kernel::InetAddress& to) {
+  if (bound.port != to.port) return false;
+  return bound.is_any() || bound.unmapped().bytes == to.unmapped().bytes;
+}
+
 OpenFile* find_inet_peer(const OpenFile& file, const OpenFileTable& tree) {
   if (!file.inet_socket || !file.inet_socket->remote || !file.inet_socket->local) return nullptr;
   const auto remote = file.inet_socket->remote->unmapped(), local = file.inet_socket->local->unmapped();
   for (const auto& other : tree.files) {
     if (other.get() == &file || !other->inet_socket || !other->inet_socket->local) continue;
-    if (other->inet_socket->protocol != file.inet_socket->protocol) continue;
+    if (other->inet_socket->protocol != file.inet_socket->protocol || is_raw(*other) != is_raw(file)) continue;
     if (is_udp(file)) {
       if (accepts(*other->inet_socket->local, remote)) return other.get();
     } else if (is_connection(*other) && other->inet_socket->remote && other->inet_socket->local->unmapped() == remote &&
@@ -123,17 +137,23 @@ InetAddressRecord InetAddressRecord::of(const kernel::InetAddress& address) {
 bool claims_inet_socket(const OpenFile& file, const OpenFileTable&) {
   if (!file.inet_socket || !S_ISSOCK(file.stat.st_mode) || file.is_path_only()) return false;
   return (file.inet_socket->type == SOCK_STREAM && is_tcp(file)) ||
-         (file.inet_socket->type == SOCK_DGRAM && is_udp(file));
+         (file.inet_socket->type == SOCK_DGRAM && is_udp(file)) || is_raw(file) || is_ping(file);
 }
 
 std::optional<Obstacle> inet_socket_obstacle(const OpenFile& file, const OpenFileTable& tree,
                                              const CheckpointPolicy& policy) {
+  if (is_raw(file) && file.inet_socket->protocol == IPPROTO_IGMP) {
+    return file.obstacle(Errc::kUnsupportedObject, "a raw IGMP socket may route multicast, which can't be saved",
+                         "close it, or end what uses it, first");
+  }
   if (is_connection(file)) return connection_obstacle(file, tree, policy.tcp);
   if (!is_tcp(file) || file.inet_socket->state != TCP_LISTEN || policy.tcp == TcpPolicy::kClose) return std::nullopt;
   const Waiting waiting = waiting_at(file);
   if (waiting.connections == 0) return std::nullopt;
+  const std::uint32_t outside = waiting_from_outside(file, waiting.connections, tree);
+  if (outside == 0) return std::nullopt;
   return file.obstacle(Errc::kExternalPeer,
-                       fmt::format("{} connections to {} wait to be accepted", waiting.connections,
+                       fmt::format("{} connections from outside to {} wait to be accepted", outside,
                                    file.inet_socket->local->to_string()),
                        "try again when they are accepted, or --tcp close");
 }
@@ -154,7 +174,7 @@ Result<void> save_datagrams(const OpenFile& file, void* context, InetSocketRecor
     OpenFile* const sender = datagram.sender ? find_udp_sender(*datagram.sender, ctx.files) : nullptr;
     // Another machine may use the same port: only what came from this one can be from the tree.
     const bool local =
-        sender != nullptr &&
+        sender != nullptr && !(file.inet_socket->local && kernel::is_multicast(*file.inet_socket->local)) &&
         (datagram.sender->is_loopback() ||
          (file.inet_socket->local && accepts(*file.inet_socket->local, {.v6 = datagram.sender->v6,
                                                                         .bytes = datagram.sender->bytes,
@@ -201,6 +221,12 @@ Result<kernel::TcpConnection> read_connection(OpenFile& file, OpenFile* peer) {
 
 Result<void> save_connection(OpenFile& file, CheckpointContext& ctx, InetSocketRecord& record) {
   OpenFile* const peer = find_inet_peer(file, ctx.files);
+  const auto waits = peer == nullptr ? find_unaccepted(file, ctx.files) : std::nullopt;
+  if (waits && why_not_again(file, *waits).empty()) {
+    record.role = InetRole::kUnaccepted;
+    record.turn = turn_of(file, ctx.files);
+    return {};
+  }
   if (peer == nullptr && ctx.policy.tcp == TcpPolicy::kClose) {
     record.role = InetRole::kReset;
     return {};
@@ -208,6 +234,27 @@ Result<void> save_connection(OpenFile& file, CheckpointContext& ctx, InetSocketR
   record.role = InetRole::kConnection;
   record.connection = to_record(STASIS_TRY(read_connection(file, peer)));
   return ctx.farewell.add([&file] { return kernel::enter_repair(file.held.get()); });
+}
+
+Result<void> save_groups(const OpenFile& file, InetSocketRecord& record) {
+  for (const kernel::MulticastGroup& group : STASIS_TRY(kernel::joined_groups(file.held.get()))) {
+    MulticastGroupRecord& saved = record.groups.emplace_back();
+    saved.address = InetAddressRecord::of(group.address);
+    saved.interface = group.interface_name;
+    saved.include = group.include;
+    for (const kernel::InetAddress& source : group.sources) saved.sources.push_back(InetAddressRecord::of(source));
+  }
+  return {};
+}
+
+// Everything that has no connections.
+Result<void> save_datagram_socket(const OpenFile& file, void* context, InetSocketRecord& record) {
+  record.role = file.inet_socket->remote ? InetRole::kConnected : InetRole::kSingle;
+  STASIS_TRY(save_groups(file, record));
+  if (is_udp(file)) return save_datagrams(file, context, record);
+  record.raw = is_raw(file);
+  record.protocol = static_cast<std::uint16_t>(file.inet_socket->protocol);
+  return {};
 }
 
 }  // namespace
@@ -225,8 +272,7 @@ Result<void> checkpoint_inet_socket(void* context, ObjRef ref, void* object) {
     record.role = InetRole::kListening;
     record.backlog = waiting_at(file).backlog;
   } else if (!record.tcp) {
-    record.role = socket.remote ? InetRole::kConnected : InetRole::kSingle;
-    STASIS_TRY(save_datagrams(file, context, record));
+    STASIS_TRY(save_datagram_socket(file, context, record));
   }
   record.options = STASIS_TRY(save_socket_options(file.held.get()));
   return ctx.write_object(ref, kind::kInetSocket, record);

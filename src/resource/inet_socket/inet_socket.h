@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// IPv4 and IPv6 sockets: UDP, and TCP that listens, is connected inside of the tree, or (by the user's choice) outside.
+// IPv4 and IPv6 sockets: UDP, raw ones, and TCP that listens, is connected inside of the tree, or (by the user's
+// choice) outside.
 //
 //   UDP              bound and connected again; unread datagrams that came from a socket of the tree are sent again by
-//                    it, others are dropped, as the network may
+//                    it, others are dropped, as the network may; multicast groups are joined again
+//   raw, and ping    bound and connected again; what waits unread is dropped
 //   TCP, listening   bound and listening again; connections that wait from outside are refused or dropped (--tcp close)
 //   TCP, connected   taken out of the kernel and put back with its queues and sequence numbers (TCP_REPAIR, which takes
 //                    CAP_NET_ADMIN), if both ends are in the tree, or with --tcp keep; with --tcp close the program
 //                    finds its connection reset
+//   TCP, unaccepted  a connection inside the tree that still waits to be accepted is made again, and waits; without
+//                    bytes in it, which nobody could read (see unaccepted.h)
 //
 // With checkpoint --kill the connections end silently (they are put into repair mode before the program is killed), so
 // that no other end is told. No firewall rule is used: with --tcp keep the other end must not send while the program
@@ -41,11 +45,12 @@ enum class InetRole : std::uint8_t {
   kConnected = 2,   // UDP
   kConnection = 3,  // TCP
   kReset = 4,       // TCP, a connection that is given up
+  kUnaccepted = 5,  // TCP, a connection that waits at a listening socket of the tree
 };
 constexpr auto enum_names(InetRole) {
-  return std::array{EnumName{InetRole::kSingle, "single"}, EnumName{InetRole::kListening, "listening"},
+  return std::array{EnumName{InetRole::kSingle, "single"},       EnumName{InetRole::kListening, "listening"},
                     EnumName{InetRole::kConnected, "connected"}, EnumName{InetRole::kConnection, "connection"},
-                    EnumName{InetRole::kReset, "reset"}};
+                    EnumName{InetRole::kReset, "reset"},         EnumName{InetRole::kUnaccepted, "unaccepted"}};
 }
 
 struct InetAddressRecord {
@@ -108,6 +113,19 @@ struct TcpConnectionRecord {
   }
 };
 
+struct MulticastGroupRecord {
+  InetAddressRecord address;
+  std::string interface;
+  bool include = false;  // only what `sources` send is received; else all but that
+  std::vector<InetAddressRecord> sources;
+
+  static constexpr auto fields() {
+    using R = MulticastGroupRecord;
+    return std::tuple{field<1>("address", &R::address), field<2>("interface", &R::interface, MaxLength{64}),
+                      field<3>("include", &R::include), field<4>("sources", &R::sources, MaxLength{8192})};
+  }
+};
+
 struct InetSocketRecord {
   static constexpr RecordType kType = RecordType::kInetSocket;
   static constexpr std::string_view kName = "inet_socket";
@@ -123,6 +141,10 @@ struct InetSocketRecord {
   std::uint32_t dropped = 0;  // datagrams that were unread and are not saved
   std::optional<TcpConnectionRecord> connection;
   std::vector<SocketOptionRecord> options;
+  std::vector<MulticastGroupRecord> groups;
+  bool raw = false;
+  std::uint16_t protocol = 0;  // 0: TCP or UDP
+  std::uint32_t turn = 0;      // of an unaccepted connection: how many are older
 
   static constexpr auto fields() {
     using R = InetSocketRecord;
@@ -136,11 +158,15 @@ struct InetSocketRecord {
                       field<8>("queue", &R::queue),
                       field<9>("dropped", &R::dropped),
                       field<10>("connection", &R::connection),
-                      field<11>("options", &R::options, MaxLength{256})};
+                      field<11>("options", &R::options, MaxLength{256}),
+                      field<12>("groups", &R::groups, MaxLength{4096}),
+                      field<13>("raw", &R::raw),
+                      field<14>("protocol", &R::protocol),
+                      field<15>("turn", &R::turn)};
   }
 };
 
-// Claims UDP and TCP.
+// Claims UDP, TCP, raw sockets, and those of ping.
 bool claims_inet_socket(const OpenFile& file, const OpenFileTable& tree);
 std::optional<Obstacle> inet_socket_obstacle(const OpenFile& file, const OpenFileTable& tree,
                                              const CheckpointPolicy& policy);
@@ -161,6 +187,7 @@ class RestoredInetSocket : public RestoredFile {
   Result<void> make_reset();
   Result<void> take_address();
   Result<void> send_again(const DatagramRecord& datagram, const ObjHash& objects) const;
+  Result<void> connect_in_turn(RestartContext& ctx, std::uint32_t turn);
   Result<void> go_on() const;
 
   InetSocketRecord record_;

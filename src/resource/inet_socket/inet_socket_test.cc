@@ -5,6 +5,7 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include "kernel/multicast.h"
 #include "kernel/namespaces.h"
 #include "resource/testing/child.h"
 #include "resource/testing/round_trip.h"
@@ -122,8 +123,85 @@ TEST(InetObstacle, ConnectionsThatWaitAreRefused) {
   EXPECT_FALSE(obstacle_of(listener.get()));
   const UniqueFd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   connect_to(client.get(), *state_of(listener.get()).local);
-  EXPECT_TRUE(obstacle_of(listener.get()));
-  EXPECT_FALSE(obstacle_of(listener.get(), TcpPolicy::kClose));
+  OpenFileTable table = gather_own_files();
+  find_file(table, client.get())->inet_socket.reset();  // as if it were not in the tree
+  const auto refused = inet_socket_obstacle(*find_file(table, listener.get()), table, {});
+  ASSERT_TRUE(refused);
+  EXPECT_NE(refused->why.find("1 connections from outside"), std::string::npos) << refused->why;
+  EXPECT_FALSE(inet_socket_obstacle(*find_file(table, listener.get()), table, {.tcp = TcpPolicy::kClose}));
+}
+
+TEST(InetObstacle, AConnectionThatNobodyAcceptedMayHoldNoBytes) {
+  const UniqueFd listener = bound(SOCK_STREAM);
+  ASSERT_EQ(::listen(listener.get(), 5), 0);
+  const UniqueFd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  connect_to(client.get(), *state_of(listener.get()).local);
+  EXPECT_FALSE(obstacle_of(listener.get()));
+  EXPECT_FALSE(obstacle_of(client.get()));
+  ASSERT_EQ(::send(client.get(), "hello", 5, 0), 5);
+  EXPECT_FALSE(obstacle_of(listener.get()));
+  const auto refused = obstacle_of(client.get());
+  ASSERT_TRUE(refused);
+  EXPECT_NE(refused->why.find("5 bytes"), std::string::npos) << refused->why;
+  EXPECT_FALSE(obstacle_of(client.get(), TcpPolicy::kClose));
+}
+
+TEST(InetSocket, ConnectionsThatWaitAreMadeAgain) {
+  UniqueFd listener = bound(SOCK_STREAM);
+  ASSERT_EQ(::listen(listener.get(), 5), 0);
+  UniqueFd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  connect_to(client.get(), *state_of(listener.get()).local);
+  const auto from = *state_of(client.get()).local;
+  RoundTrip trip;
+  const auto saved = trip.save({client.get(), listener.get()});
+  ASSERT_TRUE(saved) << saved.error().to_string();
+  listener.reset();
+  client.reset();
+  const auto restored = trip.restore();
+  ASSERT_TRUE(restored) << restored.error().to_string();
+  const UniqueFd accepted(::accept4(trip.fd(1), nullptr, nullptr, SOCK_CLOEXEC));
+  ASSERT_TRUE(accepted);
+  EXPECT_EQ(*state_of(accepted.get()).remote, from);
+  ASSERT_EQ(::send(trip.fd(0), "hello", 5, 0), 5);
+  EXPECT_EQ(take(accepted.get()), "hello");
+}
+
+TEST(InetSocket, MulticastGroupsAreJoinedAgain) {
+  UniqueFd fd = bound(SOCK_DGRAM);
+  const kernel::MulticastGroup group{.address = {.bytes = {239, 255, 77, 5}},
+                                     .interface = 0,
+                                     .interface_name = "lo",
+                                     .include = false,
+                                     .sources = {{.bytes = {127, 0, 0, 9}}}};
+  const auto joined = kernel::join_group(fd.get(), group);
+  if (!joined) GTEST_SKIP() << joined.error().to_string();
+  RoundTrip trip;
+  ASSERT_TRUE(trip.save({fd.get()}));
+  fd.reset();
+  ASSERT_TRUE(trip.restore());
+  const auto found = kernel::joined_groups(trip.fd(0));
+  ASSERT_TRUE(found);
+  ASSERT_EQ(found->size(), 1u);
+  EXPECT_EQ((*found)[0].address, group.address);
+  EXPECT_EQ((*found)[0].interface_name, "lo");
+  EXPECT_FALSE((*found)[0].include);
+  EXPECT_EQ((*found)[0].sources, group.sources);
+}
+
+TEST(InetSocket, ARawSocketKeepsItsProtocolAndItsPeer) {
+  UniqueFd fd(::socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, 253));
+  if (!fd) GTEST_SKIP() << "takes CAP_NET_RAW";
+  connect_to(fd.get(), loopback());
+  RoundTrip trip;
+  const auto saved = trip.save({fd.get()});
+  ASSERT_TRUE(saved) << saved.error().to_string();
+  fd.reset();
+  ASSERT_TRUE(trip.restore());
+  const auto state = state_of(trip.fd(0));
+  EXPECT_EQ(state.type, SOCK_RAW);
+  EXPECT_EQ(state.protocol, 253);
+  ASSERT_TRUE(state.remote);
+  EXPECT_EQ(*state.remote, loopback());
 }
 
 TEST(InetSocket, UdpComesBackWithWhatTheTreeSent) {
@@ -237,6 +315,11 @@ TEST(InetSocket, HostileRecordsAreRefused) {
   EXPECT_TRUE(refused({.tcp = true, .role = InetRole::kConnection, .local = address, .remote = address}));
   EXPECT_TRUE(refused({.role = InetRole::kConnected, .local = address}));
   EXPECT_TRUE(refused({.tcp = true, .queue = {DatagramRecord{.sender = ObjRef(1)}}}));
+  EXPECT_TRUE(refused({.tcp = true, .groups = {MulticastGroupRecord{.interface = "lo"}}}));
+  EXPECT_TRUE(refused({.tcp = true, .raw = true}));
+  EXPECT_TRUE(refused({.protocol = 132}));
+  EXPECT_TRUE(refused({.tcp = true, .role = InetRole::kUnaccepted, .local = address}));
+  EXPECT_TRUE(refused({.tcp = true, .role = InetRole::kUnaccepted, .local = address, .remote = address, .turn = ~0u}));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <fmt/core.h>
 #include <linux/filter.h>
+#include <linux/netlink.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -83,10 +84,15 @@ constexpr std::array kOptions = {
     OptionRow{IPPROTO_IP, IP_CHECKSUM, "IP_CHECKSUM"},
     OptionRow{IPPROTO_IP, IP_NODEFRAG, "IP_NODEFRAG"},
     OptionRow{IPPROTO_IP, IP_UNICAST_IF, "IP_UNICAST_IF"},
+    OptionRow{IPPROTO_IP, IP_HDRINCL, "IP_HDRINCL"},
+    OptionRow{IPPROTO_IP, IP_MULTICAST_IF, "IP_MULTICAST_IF"},
     OptionRow{IPPROTO_IP, IP_MULTICAST_TTL, "IP_MULTICAST_TTL"},
     OptionRow{IPPROTO_IP, IP_MULTICAST_LOOP, "IP_MULTICAST_LOOP"},
     OptionRow{IPPROTO_IP, IP_MULTICAST_ALL, "IP_MULTICAST_ALL"},
     OptionRow{IPPROTO_IPV6, IPV6_UNICAST_HOPS, "IPV6_UNICAST_HOPS"},
+    OptionRow{IPPROTO_IPV6, IPV6_HDRINCL, "IPV6_HDRINCL"},
+    OptionRow{IPPROTO_IPV6, IPV6_CHECKSUM, "IPV6_CHECKSUM"},
+    OptionRow{IPPROTO_IPV6, IPV6_MULTICAST_IF, "IPV6_MULTICAST_IF"},
     OptionRow{IPPROTO_IPV6, IPV6_MULTICAST_HOPS, "IPV6_MULTICAST_HOPS"},
     OptionRow{IPPROTO_IPV6, IPV6_MULTICAST_LOOP, "IPV6_MULTICAST_LOOP"},
     OptionRow{IPPROTO_IPV6, IPV6_MTU_DISCOVER, "IPV6_MTU_DISCOVER"},
@@ -110,6 +116,15 @@ constexpr std::array kOptions = {
     OptionRow{IPPROTO_TCP, TCP_NOTSENT_LOWAT, "TCP_NOTSENT_LOWAT"},
     OptionRow{IPPROTO_TCP, TCP_SAVE_SYN, "TCP_SAVE_SYN"},
     OptionRow{IPPROTO_TCP, TCP_INQ, "TCP_INQ"},
+    OptionRow{SOL_RAW, 1, "ICMP_FILTER"},
+    OptionRow{IPPROTO_ICMPV6, 1, "ICMPV6_FILTER"},
+    OptionRow{SOL_NETLINK, NETLINK_PKTINFO, "NETLINK_PKTINFO"},
+    OptionRow{SOL_NETLINK, NETLINK_BROADCAST_ERROR, "NETLINK_BROADCAST_ERROR"},
+    OptionRow{SOL_NETLINK, NETLINK_NO_ENOBUFS, "NETLINK_NO_ENOBUFS"},
+    OptionRow{SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, "NETLINK_LISTEN_ALL_NSID"},
+    OptionRow{SOL_NETLINK, NETLINK_CAP_ACK, "NETLINK_CAP_ACK"},
+    OptionRow{SOL_NETLINK, NETLINK_EXT_ACK, "NETLINK_EXT_ACK"},
+    OptionRow{SOL_NETLINK, NETLINK_GET_STRICT_CHK, "NETLINK_GET_STRICT_CHK"},
     OptionRow{kUdpLevel, 1, "UDP_CORK"},
     OptionRow{kUdpLevel, 101, "UDP_NO_CHECK6_TX"},
     OptionRow{kUdpLevel, 102, "UDP_NO_CHECK6_RX"},
@@ -123,9 +138,11 @@ bool is_buffer(const OptionRow& row) {
 
 bool is_multicast(const OptionRow& row) {
   if (row.level == IPPROTO_IP) {
-    return row.name == IP_MULTICAST_TTL || row.name == IP_MULTICAST_LOOP || row.name == IP_MULTICAST_ALL;
+    return row.name == IP_MULTICAST_TTL || row.name == IP_MULTICAST_LOOP || row.name == IP_MULTICAST_ALL ||
+           row.name == IP_MULTICAST_IF;
   }
-  return row.level == IPPROTO_IPV6 && (row.name == IPV6_MULTICAST_HOPS || row.name == IPV6_MULTICAST_LOOP);
+  return row.level == IPPROTO_IPV6 &&
+         (row.name == IPV6_MULTICAST_HOPS || row.name == IPV6_MULTICAST_LOOP || row.name == IPV6_MULTICAST_IF);
 }
 
 const OptionRow* find_row(int level, int name) {
