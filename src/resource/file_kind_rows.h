@@ -11,6 +11,7 @@
 #include "resource/inet_socket/inet_socket.h"
 #include "resource/inotify/inotify.h"
 #include "resource/message_queue/message_queue.h"
+#include "resource/netlink_socket/netlink_socket.h"
 #include "resource/pid_fd/pid_fd.h"
 #include "resource/pipe/pipe.h"
 #include "resource/process_file/process_file.h"
@@ -25,9 +26,9 @@ namespace stasis {
 
 // The first that claims a file has it.
 inline constexpr std::array kFileKinds = {
-    kMessageQueueKind, kMemFdKind,   kProcessFileKind, kPathFileKind,   kTerminalKind, kTerminalSlaveKind,
-    kExternalKind,     kPipeEndKind, kEventFdKind,     kTimerFdKind,    kSignalFdKind, kEpollKind,
-    kInotifyKind,      kPidFdKind,   kUnixSocketKind,  kInetSocketKind,
+    kMessageQueueKind, kMemFdKind,   kProcessFileKind, kPathFileKind,   kTerminalKind,      kTerminalSlaveKind,
+    kExternalKind,     kPipeEndKind, kEventFdKind,     kTimerFdKind,    kSignalFdKind,      kEpollKind,
+    kInotifyKind,      kPidFdKind,   kUnixSocketKind,  kInetSocketKind, kNetlinkSocketKind,
 };
 
 constexpr bool is_complete(const FileKind& kind) {
