@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""outside.py tcp|unix|listen|udp ADDRESS: has a socket that leads out of the tree. Says `ready`, waits for `go`, uses the
+socket, and writes what came of it to `result`."""
+import errno
+import os
+import socket
+import sys
+import time
+
+kind, address = sys.argv[1:]
+
+
+def note(name, text):
+    with open(name + ".new", "w") as file:
+        file.write(text)
+    os.rename(name + ".new", name)
+
+
+def wait_for_go():
+    note("ready", "")
+    while not os.path.exists("go"):
+        time.sleep(0.005)
+
+
+def talk(peer, word):
+    try:
+        peer.sendall(word)
+        return peer.recv(100).decode() or "end"
+    except OSError as error:
+        return errno.errorcode[error.errno]
+
+
+if kind in ("tcp", "unix"):
+    peer = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET)
+    peer.connect(address if kind == "unix" else ("127.0.0.1", int(address)))
+    if talk(peer, b"first") != "answer to first":
+        sys.exit("no answer to the first")
+    wait_for_go()
+    note("result", talk(peer, b"second"))
+elif kind == "listen":
+    server = socket.create_server(("127.0.0.1", 0))
+    note("port", str(server.getsockname()[1]))
+    wait_for_go()
+    while True:  # what was there before is gone; the one that asks is new
+        peer, _ = server.accept()
+        if peer.recv(100) == b"new":
+            peer.sendall(b"served")
+            break
+    note("result", "served")
+else:
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(("127.0.0.1", 0))
+    note("port", str(server.getsockname()[1]))
+    wait_for_go()
+    note("result", server.recv(100).decode())
