@@ -42,6 +42,7 @@ test: build
 
 test-all: build
 	@$(call setup,test)
+	@$(call setup,--optional services)
 	ctest --test-dir build --output-on-failure --parallel $(JOBS) --timeout 3600
 	$(MAKE) sanitize
 
