@@ -387,16 +387,6 @@ Result<void> TracedProcess::restore(const Patience& patience) {
   return first;
 }
 
-// Was the program told to go on after the last SIGSTOP that it was sent? A stop takes pending SIGCONTs away when it is
-// sent, and while the program is traced none is thrown away otherwise (prepare_signal() in kernel/signal.c).
-bool TracedProcess::continued_since() const {
-  return std::ranges::any_of(threads_, [this](const TracedThread& thread) {
-    if (std::ranges::find(thread.held_signals(), SIGSTOP) == thread.held_signals().end()) return false;
-    const auto status = proc_.thread_status(thread.tid());
-    return status && ((status->sig_pending | status->sig_shared_pending) & bit(SIGCONT)) != 0;
-  });
-}
-
 // Not all stopped, so nothing was done to any. Who sleeps in vfork keeps none of the others waiting.
 void TracedProcess::let_unsettled_threads_go() {
   const auto late = std::ranges::stable_partition(
@@ -414,10 +404,8 @@ void TracedProcess::let_threads_go(int signal) {
   if (!settled_) return let_unsettled_threads_go();
   // Sent while all are stopped still: not one instruction of the program comes before what is pending now.
   if (signal != 0) (void)kernel::pidfd_send_signal(pidfd_.get(), signal);
-  const bool continued = continued_since();
   for (const TracedThread& thread : threads_) {
     for (const int held : thread.held_signals()) {
-      if (held == SIGSTOP && continued) continue;
       if (auto sent = kernel::send_thread_signal(pid_, thread.tid(), held); !sent)
         log::debug("tracee", "{}", sent.error().message());
     }

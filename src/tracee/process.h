@@ -94,7 +94,6 @@ class TracedProcess {
   bool left_over_from_before(HostPid tid) const;
   Result<bool> attach_new_threads();
   void forget_gone_threads();
-  bool continued_since() const;
   void let_threads_go(int signal);
   void let_unsettled_threads_go();
   Result<void> choose_report_signal();

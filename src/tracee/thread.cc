@@ -147,19 +147,24 @@ Result<void> TracedThread::start(const GateMemory& gate, const Batch& batch, int
 
 Result<void> TracedThread::pass_over(kernel::WaitStatus status, int report_signal,
                                      Result<void> (*resume)(HostPid, int)) {
+  int deliver = 0;
   if (status.event() == 0) {
     const int signal = status.stop_signal() & 0x7f;
     const bool fault = signal == SIGSEGV || signal == SIGBUS || signal == SIGILL || signal == SIGTRAP ||
                        signal == SIGFPE || signal == SIGSYS;
     if (fault)
       return Error(Errc::kInternal, fmt::format("thread {} got signal {} inside the gate", tid_.value(), signal));
-    // SIGSTOP can't be blocked, and the report signal may also come from others: sent again once the thread is its own.
-    const bool wanted = signal != report_signal || (signal_mask >> (signal - 1) & 1);
-    if (wanted) held_signals_.push_back(signal);
-  } else if (status.group_stop()) {
-    group_stopped_ = true;
+    // SIGSTOP can't be blocked. It takes effect at once, as the kernel has it: our calls run in a stopped process as
+    // well, and a SIGCONT, whenever it comes, ends the stop. Held back and sent again, it would undo a SIGCONT in
+    // between.
+    if (signal == SIGSTOP) {
+      deliver = signal;
+    } else if (signal != report_signal || (signal_mask >> (signal - 1) & 1)) {
+      // The report signal may also come from others: sent again once the thread is its own.
+      held_signals_.push_back(signal);
+    }
   }
-  STASIS_TRY(resume(tid_, 0));
+  STASIS_TRY(resume(tid_, deliver));
   state_ = State::kRunning;
   return {};
 }
