@@ -76,6 +76,8 @@ def save(lab, writer, mode):
     done = lab.command("checkpoint", writer.pid, "-o", image, "--leave-running", "--snapshot", mode, "--json")
     if done.returncode == 2 and "--snapshot" in done.stderr:
         raise Skip(f"this stasis knows no --snapshot {mode}")
+    if done.returncode == 3 and f"has no snapshot '{mode}'" in done.stderr:
+        raise Skip(done.stderr.strip())
     if mode in NEEDS_ROOT and (lab.as_user or not lab.is_root):
         if done.returncode != 5 or os.path.exists(image):
             raise Failure(f"--snapshot {mode} as an ordinary user: {done.returncode} {done.stderr!r}")
