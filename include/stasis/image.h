@@ -62,7 +62,7 @@ struct PageRun {
 // Payload bytes of one chunk before compression; what a writer makes and the most a reader takes.
 inline constexpr std::uint64_t kMaxChunkBytes = 64u << 20;
 // A good size: large enough for the medium, small enough to share among threads.
-inline constexpr std::uint64_t kUsualChunkBytes = 8u << 20;
+inline constexpr std::uint64_t kUsualChunkBytes = 2u << 20;
 // Payloads start at a multiple of this in the file, whatever the page size.
 inline constexpr std::uint64_t kPayloadAlignment = 4096;
 
@@ -177,6 +177,9 @@ class ImageWriter {
 
   // False for streams: no slots there.
   bool seekable() const;
+  // From now on the large payloads of add_chunk() that lie at a multiple of 4096 in memory go past the page cache where
+  // the file system can: faster to a durable image, but each call waits for the medium. One thread; not for streams.
+  void write_directly();
   // The two-phase form for files, always Codec::kNone. Every slot must be finished before publish().
   Result<ChunkSlot> reserve_chunk(ObjRef object, std::span<const PageRun> runs);
   // Takes the hash from the file; a payload that was not written in full may fail with kImageTruncated or be zeros.

@@ -200,6 +200,9 @@ Result<void> Checkpoint::look() {
   environment_.codec = request_.codec;
   if (parent_) STASIS_TRY(parent_->name_in(environment_, request_.parent_name));
   STASIS_TRY(choose_snapshot());
+  // Who stands still until the pages are written shall not wait for the medium.
+  const bool waits = request_.after == AfterCheckpoint::kLeaveRunning && report_.snapshot == SnapshotMode::kFreeze;
+  if (!waits) image_->write_directly();
   return look_at_clocks();
 }
 
@@ -339,9 +342,10 @@ Result<void> Checkpoint::save_pages(ProcessImage& process, const PageSource& sou
     report_.inherited_pages += total_length(same) / environment_.page_size;
     runs = subtract(runs, same);
   }
-  const PageForm form = request_.codec == Codec::kNone ? PageForm::kPlain : PageForm::kCoded;
+  const std::vector<PageRun> zero_if_absent = process.memory().zero_if_absent();
   return stasis::write_pages(
-      {.image = *image_, .object = object, .source = source, .form = form, .patience = patience_}, runs);
+      {.image = *image_, .object = object, .source = source, .zero_if_absent = zero_if_absent, .patience = patience_},
+      runs);
 }
 
 // Our references to the program's files go before it runs again: a pipe whose last writer it closes must be at its end.

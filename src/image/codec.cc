@@ -27,19 +27,14 @@ Result<std::size_t> compress_zstd(std::span<const std::byte> raw, std::span<std:
 
 }  // namespace
 
-Result<std::optional<std::vector<std::byte>>> compress(Codec codec, int level, std::span<const std::byte> raw) {
-  using Compressed = std::optional<std::vector<std::byte>>;
-  if (codec == Codec::kNone || codec == Codec::kParent || raw.size() > kMaxChunkBytes) return Compressed();
-  std::vector<std::byte> out(raw.size() - raw.size() / 16);
-  std::size_t size = 0;
-  if (codec == Codec::kLz4) {
-    size = compress_lz4(raw, out, level);
-  } else {
-    size = STASIS_TRY(compress_zstd(raw, out, level));
-  }
-  if (size == 0) return Compressed();
-  out.resize(size);
-  return Compressed(std::move(out));
+Result<std::optional<std::size_t>> compress(Codec codec, int level, std::span<const std::byte> raw,
+                                            std::span<std::byte> out) {
+  using Size = std::optional<std::size_t>;
+  if (codec == Codec::kNone || codec == Codec::kParent || raw.size() > kMaxChunkBytes) return Size();
+  out = out.first(worthwhile_size(raw.size()));
+  const std::size_t size =
+      codec == Codec::kLz4 ? compress_lz4(raw, out, level) : STASIS_TRY(compress_zstd(raw, out, level));
+  return size == 0 ? Size() : Size(size);
 }
 
 Result<void> decompress(Codec codec, std::span<const std::byte> stored, std::span<std::byte> out) {

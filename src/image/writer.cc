@@ -5,13 +5,16 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <limits>
 #include <mutex>
 #include <optional>
 
 #include "base/file.h"
+#include "base/page_buffer.h"
 #include "base/stream.h"
 #include "image/codec.h"
+#include "image/direct_file.h"
 #include "image/format.h"
 #include "image/hash.h"
 #include "image/output_file.h"
@@ -45,6 +48,9 @@ class ImageWriter::Impl {
   Result<void> finish_chunk(const ChunkSlot& slot, const ImageHash* hash);
   Result<void> publish();
   void abort(const Error& reason);
+  void write_directly() {
+    if (file_ && !direct_) direct_ = DirectFile::open(file_->fd());
+  }
 
   bool seekable() const { return file_.has_value(); }
   std::uint64_t page_size() const { return page_size_; }
@@ -69,13 +75,18 @@ class ImageWriter::Impl {
   Result<void> check_stage(Stage wanted) const;
   Result<Placed> place(const ChunkRecord& record);
   Result<void> put(std::span<const std::byte> bytes, std::uint64_t offset);
+  Result<void> put_payload(std::span<const std::byte> bytes, std::uint64_t offset);
+  Result<void> explain(Result<void> written) const;
+  PageBuffer take_buffer();
+  void give_back(PageBuffer buffer);
   Result<void> put_chunk(const Placed& placed, std::span<const std::byte> payload, std::span<const std::byte> end);
   Result<void> add_placed(const ChunkRecord& record, std::span<const std::byte> payload);
   Result<void> remember(Result<void> result);
   void count(std::size_t index, const ImageHash& hash);
   Result<void> write_ending();
 
-  std::optional<OutputFile> file_;  // else a stream
+  std::optional<OutputFile> file_;    // else a stream
+  std::optional<DirectFile> direct_;  // the same file
   int stream_;
   WriterOptions options_;
 
@@ -93,6 +104,7 @@ class ImageWriter::Impl {
   std::vector<bool> finished_;  // by index into index_.chunks
   ImageHash image_hash_{};
   ImageProgress progress_;
+  std::vector<PageBuffer> buffers_;  // for compressed payloads; nobody has them
 };
 
 // ---- structure ------------------------------------------------------------------------------------------------------
@@ -171,6 +183,7 @@ Result<ImageWriter::Impl::Placed> ImageWriter::Impl::place(const ChunkRecord& re
                                     record.source});
   finished_.push_back(false);
   offset_ = end;
+  if (direct_ && record.stored_size >= DirectFile::kWorthIt) direct_->prepare(end);
   return placed;
 }
 
@@ -180,7 +193,23 @@ Result<void> ImageWriter::Impl::put(std::span<const std::byte> bytes, std::uint6
     if (!sent) return std::move(sent).error().note("the stream");
     return sent;
   }
-  auto written = pwrite_full(file_->fd(), bytes, static_cast<off_t>(offset));
+  return explain(pwrite_full(file_->fd(), bytes, static_cast<off_t>(offset)));
+}
+
+// Directly what can go so.
+Result<void> ImageWriter::Impl::put_payload(std::span<const std::byte> bytes, std::uint64_t offset) {
+  const auto directly = direct_ ? direct_->fitting(bytes, offset) : std::span<const std::byte>();
+  if (!directly.empty()) {
+    auto written = direct_->write(directly, offset);
+    // A file system that takes it in some places and not in others.
+    if (!written && written.error().sys_errno() == EINVAL) return put(bytes, offset);
+    STASIS_TRY(explain(std::move(written)));
+  }
+  const auto rest = bytes.subspan(directly.size());
+  return rest.empty() ? Result<void>() : put(rest, offset + directly.size());
+}
+
+Result<void> ImageWriter::Impl::explain(Result<void> written) const {
   if (written) return written;
   Error error = std::move(written).error().note(file_->path());
   if (error.sys_errno() != ENOSPC && error.sys_errno() != EDQUOT) return error;
@@ -196,8 +225,21 @@ Result<void> ImageWriter::Impl::remember(Result<void> result) {
 Result<void> ImageWriter::Impl::put_chunk(const Placed& placed, std::span<const std::byte> payload,
                                           std::span<const std::byte> end) {
   STASIS_TRY(put(placed.record, placed.record_offset));
-  STASIS_TRY(put(payload, placed.payload_offset));
+  STASIS_TRY(put_payload(payload, placed.payload_offset));
   return put(end, placed.payload_offset + payload.size());
+}
+
+PageBuffer ImageWriter::Impl::take_buffer() {
+  const std::lock_guard lock(mutex_);
+  if (buffers_.empty()) return {};
+  PageBuffer buffer = std::move(buffers_.back());
+  buffers_.pop_back();
+  return buffer;
+}
+
+void ImageWriter::Impl::give_back(PageBuffer buffer) {
+  const std::lock_guard lock(mutex_);
+  buffers_.push_back(std::move(buffer));
 }
 
 // A chunk is whole. REQUIRES: lock held.
@@ -217,13 +259,17 @@ Result<void> ImageWriter::Impl::add_chunk(ObjRef object, std::span<const PageRun
   if (auto good = check_chunk(record, page_size_); !good) {
     return std::move(good).error().with_code(Errc::kInvalidArgument);
   }
-  const auto compressed = STASIS_TRY(compress(options_.codec, options_.level, payload));
-  if (compressed) {
+  if (options_.codec == Codec::kNone) return add_placed(record, payload);
+  PageBuffer buffer = take_buffer();
+  const auto room = buffer.take(worthwhile_size(payload.size()));
+  if (const auto size = STASIS_TRY(compress(options_.codec, options_.level, payload, room))) {
     record.codec = options_.codec;
-    record.stored_size = compressed->size();
-    payload = *compressed;
+    record.stored_size = *size;
+    payload = room.first(*size);
   }
-  return add_placed(record, payload);
+  STASIS_TRY(add_placed(record, payload));
+  give_back(std::move(buffer));
+  return {};
 }
 
 Result<void> ImageWriter::Impl::inherit(ObjRef object, std::span<const PageRun> runs, ObjRef source) {
@@ -326,6 +372,7 @@ Result<void> ImageWriter::Impl::write_ending() {
   const auto tail = make_tail(trailer_offset);
   bytes.insert(bytes.end(), tail.begin(), tail.end());
   STASIS_TRY(put(bytes, offset_));
+  if (direct_) STASIS_TRY(explain(direct_->trim(trailer.total_size)));
   progress_.stored_bytes = trailer.total_size;
   return {};
 }
@@ -409,6 +456,7 @@ Result<void> ImageWriter::finish_chunk(const ChunkSlot& slot) { return impl_->fi
 Result<void> ImageWriter::finish_chunk(const ChunkSlot& slot, const ImageHash& hash) {
   return impl_->finish_chunk(slot, &hash);
 }
+void ImageWriter::write_directly() { impl_->write_directly(); }
 Result<void> ImageWriter::publish() { return impl_->publish(); }
 void ImageWriter::abort(const Error& reason) { impl_->abort(reason); }
 ImageHash ImageWriter::image_hash() const { return impl_->image_hash(); }

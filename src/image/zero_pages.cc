@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "image/zero_pages.h"
 
+#include <algorithm>
 #include <cstring>
+
+#include "image/page_runs.h"
 
 namespace stasis {
 namespace {
@@ -63,6 +66,22 @@ Result<std::optional<PagesLeft>> drop_zero_pages(std::span<const PageRun> runs, 
     }
   }
   return left;
+}
+
+std::size_t squeeze_zero_pages(std::vector<PageRun>& runs, std::span<std::byte> payload, std::uint64_t page_size) {
+  std::vector<PageRun> left;
+  std::size_t at = 0, kept = 0;
+  for (const PageRun& run : runs) {
+    for (std::uint64_t done = 0; done < run.length; done += page_size, at += page_size) {
+      const auto page = payload.subspan(at, page_size);
+      if (is_zero(page)) continue;
+      if (kept != at) std::ranges::copy(page, payload.begin() + static_cast<std::ptrdiff_t>(kept));
+      kept += page_size;
+      append(left, {.start = run.start + done, .length = page_size});
+    }
+  }
+  runs = std::move(left);
+  return kept;
 }
 
 }  // namespace stasis

@@ -25,4 +25,7 @@ bool is_zero(std::span<const std::byte> bytes);
 Result<std::optional<PagesLeft>> drop_zero_pages(std::span<const PageRun> runs, std::span<const std::byte> payload,
                                                  std::uint64_t page_size);
 
+// The same where they stand: those left over move together, the runs are those of what is left. Returns their size.
+std::size_t squeeze_zero_pages(std::vector<PageRun>& runs, std::span<std::byte> payload, std::uint64_t page_size);
+
 }  // namespace stasis

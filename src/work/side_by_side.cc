@@ -31,7 +31,8 @@ Result<void> side_by_side(SideBySide work,
       failed = std::move(done);
     }
   };
-  const std::size_t threads = std::min(most_side_by_side(), work.count / std::max<std::size_t>(work.worth_a_thread, 1));
+  const std::size_t most = work.threads ? work.threads : most_side_by_side();
+  const std::size_t threads = std::min(most, work.count / std::max<std::size_t>(work.worth_a_thread, 1));
   if (threads < 2) {
     take_pieces();
     return failed;

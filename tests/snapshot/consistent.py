@@ -135,7 +135,27 @@ def mistakes_are_found(lab, options):
             raise Failure(f"a page of an earlier moment ({area}, {page:x}) was not found: {lab.read(writer.report)!r}")
 
 
-CASES = {"mistakes_are_found": mistakes_are_found}
+def only_what_counts(lab, _options):
+    """Pages of zeros, pages never touched and clean pages of files are not written; zeros where a file has something are."""
+    data = lab.write("data", os.urandom(16 << 20))
+    for codec in ("none", "lz4"):
+        process = lab.start(["/usr/bin/python3", "-S", lab.write("sparse.py", (HERE / "sparse.py").read_bytes()), data])
+        lab.wait_for(lambda: lab.read("out").count("\n") == 1, "the first digest", process)
+        image = lab.checkpoint_and_kill(process, "--compress", codec)
+        size = os.path.getsize(image)
+        if size > 16 << 20:
+            raise Failure(f"the image has {size} bytes")
+        lab.write("go", "")
+        if lab.wait_exit(lab.restart_foreground(image), "the program") != 0:
+            raise Failure(lab.read("err"))
+        first, second = lab.read("out").split()
+        if first != second:
+            raise Failure(f"memory is not what it was: {first}, then {second}")
+        os.unlink(lab.path("go"))
+        os.truncate(lab.path("out"), 0)
+
+
+CASES = {"only_what_counts": only_what_counts, "mistakes_are_found": mistakes_are_found}
 CASES |= {f"{mode}_{threads}": consistent(mode, threads) for mode in MODES for threads in (2, 8)}
 
 if __name__ == "__main__":

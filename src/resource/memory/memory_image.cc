@@ -254,6 +254,15 @@ Result<MemoryImage> MemoryImage::take(const kernel::ProcDir& proc, const kernel:
   return image;
 }
 
+std::vector<PageRun> MemoryImage::zero_if_absent() const {
+  std::vector<PageRun> runs;
+  for (const VmaRecord& vma : record_.vmas) {
+    if (vma.backing != VmaBacking::kAnonymous || vma.shared || vma.huge_page != 0) continue;
+    append(runs, {.start = vma.start, .length = vma.end - vma.start});
+  }
+  return runs;
+}
+
 void MemoryImage::take_from(const MemoryImage& parent, std::vector<PageRun> pages) {
   if (pages.empty()) return;
   pages.resize(std::min<std::size_t>(pages.size(), ForkedPagesRecord::kMaxRuns));

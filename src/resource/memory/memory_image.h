@@ -45,6 +45,9 @@ class MemoryImage {
   // Of these, what other processes may have as well (copy on write).
   const std::vector<PageRun>& shared_pages() const { return shared_; }
 
+  // Where it would read zeros if nothing was brought back; ascending.
+  std::vector<PageRun> zero_if_absent() const;
+
   // Its objects have no objref yet.
   const MemoryRecord& record() const { return record_; }
   // Writes what the mappings share with others, then the record.

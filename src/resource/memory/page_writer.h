@@ -10,15 +10,12 @@
 
 namespace stasis {
 
-// kPlain: the image holds the pages as they are; kCoded: as its writer's codec makes them.
-enum class PageForm { kPlain, kCoded };
-
 // Which address space of the image, and where its pages are read.
 struct PageWriting {
   ImageWriter& image;
   ObjRef object;
   const PageSource& source;
-  PageForm form;
+  std::span<const PageRun> zero_if_absent;  // where a page of zeros need not stand in the image; ascending
   const Patience& patience;
 };
 
