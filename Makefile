@@ -57,7 +57,7 @@ bench:
 	@cmake --preset release -B build-bench $(ccache) -DSTASIS_BUILD_BENCH=ON -DSTASIS_BUILD_TESTS=OFF -DSTASIS_BUILD_FUZZ=OFF $(CMAKE_FLAGS) >/dev/null
 	cmake --build build-bench --parallel $(JOBS)
 	bench/run build-bench
-	$(PYTHON) bench/checkpoints build-bench
+	$(PYTHON) bench/checkpoints build-bench --runs 3
 
 install: build
 	DESTDIR=$(DESTDIR) cmake --install build --prefix $(PREFIX)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same work done by CRIU, where it is installed and works."""
+import os
+import shutil
+import subprocess
+
+import commands
+
+
+def usable():
+    """(True, version) or (False, why not)."""
+    criu = shutil.which("criu")
+    if criu is None:
+        return False, "criu is not on the PATH"
+    if os.geteuid() != 0:
+        return False, "criu needs root"
+    version = subprocess.run([criu, "--version"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
+    check = subprocess.run([criu, "check"], capture_output=True, text=True, check=False)
+    if check.returncode != 0:
+        said = (check.stderr + check.stdout).strip().splitlines() or ["no reason given"]
+        return False, f"{version} does not work here: {said[-1]}"
+    return True, version
+
+
+def measure(start, place, runs):
+    """Seconds of dumps that leave the program running and of restores. `start` starts the program and returns its pid."""
+    criu, figures = shutil.which("criu"), {"checkpoint": [], "restart": []}
+    images, pidfile = os.path.join(place, "criu"), os.path.join(place, "criu.pid")
+    target = running = start()
+    try:
+        for _ in range(runs):
+            shutil.rmtree(images, ignore_errors=True)
+            os.mkdir(images)
+            figures["checkpoint"].append(commands.timed(
+                [criu, "dump", "-t", str(target), "-D", images, "--leave-running", "--shell-job", "-o", "dump.log"]))
+        running = commands.end_group(target)
+        for _ in range(runs):
+            if os.path.exists(pidfile):
+                os.unlink(pidfile)
+            figures["restart"].append(commands.timed(
+                [criu, "restore", "-D", images, "-d", "--shell-job", "--pidfile", pidfile, "-o", "restore.log"]))
+            with open(pidfile) as file:
+                running = int(file.read())
+            running = commands.end_group(running)
+    finally:
+        if running:
+            commands.end_group(running)
+    return {name: commands.summary(values) for name, values in figures.items()}
