@@ -17,8 +17,9 @@ def usable():
     version = subprocess.run([criu, "--version"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
     check = subprocess.run([criu, "check"], capture_output=True, text=True, check=False)
     if check.returncode != 0:
-        said = (check.stderr + check.stdout).strip().splitlines() or ["no reason given"]
-        return False, f"{version} does not work here: {said[-1]}"
+        # The first complaint is the reason, but for those of helpers that ended.
+        said = [line for line in (check.stderr + check.stdout).splitlines() if "exited, status" not in line]
+        return False, f"{version} does not work here: {said[0] if said else 'it does not say why'}"
     return True, version
 
 

@@ -10,7 +10,7 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "harness"))
-from harness import Failure, Skip, json_of, proc_text, run_cases  # noqa: E402  (the path comes first)
+from harness import Failure, Skip, descendants, json_of, proc_text, run_cases  # noqa: E402  (the path comes first)
 
 MIB = 64
 MODES = ("freeze", "cow", "wp", "precopy", "auto")
@@ -21,11 +21,10 @@ NEEDS_ROOT = ("wp",)
 class Writer:
     """writer.c, whoever it is at present: started or restarted."""
 
-    def __init__(self, lab, program, threads):
+    def __init__(self, lab, program, threads, processes=1):
         self.lab = lab
-        self.report = lab.path(f"report.{threads}")
-        lab.write(f"report.{threads}", "")
-        self.popen = lab.start([lab.install(program), threads, MIB, self.report])
+        self.report = lab.write("report", "")
+        self.popen = lab.start([lab.install(program), processes, threads, MIB, self.report])
         self.pid = self.popen.pid
         self.wait_right(2)
 
@@ -56,11 +55,15 @@ class Writer:
         self.lab.wait_for(enough, "meeting of the writer's threads")
 
     def kill(self):
-        os.kill(self.pid, signal.SIGKILL)
+        others = descendants(self.pid)
+        for pid in (self.pid, *others):
+            os.kill(pid, signal.SIGKILL)
         if self.popen:
             self.lab.wait_exit(self.popen, "the killed writer")
         else:
             self.lab.wait_gone(self.pid, "the killed writer")
+        for pid in others:
+            self.lab.wait_gone(pid, "the killed writer's child")
 
     def restart(self, image):
         """Takes the place of the killed one. What it reports is its own: the file is emptied of what the other said."""
@@ -90,10 +93,10 @@ def save(lab, writer, mode):
     return image
 
 
-def consistent(mode, threads):
+def consistent(mode, threads, processes=1):
     """A case: saved, seen to go on, killed, restarted, seen to be right; then the restarted one is saved."""
     def case(lab, options):
-        writer = Writer(lab, options.program, threads)
+        writer = Writer(lab, options.program, threads, processes)
         for _ in range(100 if options.long else 3):
             image = save(lab, writer, mode)
             writer.wait_right(2)
@@ -118,7 +121,8 @@ def mistakes_are_found(lab, options):
         elif area == "memfd":
             start, end = next(bounds for bounds, name, _ in ranges if name == "(deleted)" and bounds[1] - bounds[0] > 1 << 20)
         else:
-            start, end = next(bounds for bounds, _, rights in ranges if rights == "rw-s" and bounds[1] - bounds[0] == 4096)
+            # It is mapped first of those that are a page long, and new mappings come below.
+            start, end = max(bounds for bounds, _, rights in ranges if rights == "rw-s" and bounds[1] - bounds[0] == 4096)
         page = random.Random(area).randrange(start, end, 4096)
         memory = os.open(f"/proc/{writer.pid}/mem", os.O_RDWR)
         os.kill(writer.pid, signal.SIGSTOP)
@@ -157,6 +161,7 @@ def only_what_counts(lab, _options):
 
 CASES = {"only_what_counts": only_what_counts, "mistakes_are_found": mistakes_are_found}
 CASES |= {f"{mode}_{threads}": consistent(mode, threads) for mode in MODES for threads in (2, 8)}
+CASES |= {f"{mode}_tree": consistent(mode, 6, 3) for mode in MODES}
 
 if __name__ == "__main__":
     run_cases(CASES, description=__doc__)

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// usage: writer THREADS MIB FILE    Writes memory as fast as it can, in an order that every inconsistent snapshot
-// breaks. Ends only when it finds something wrong (status 1; said on stderr and in FILE), or is killed. FILE always has
-// 64 bytes: how many times everything was found right.
+// usage: writer PROCESSES THREADS MIB FILE    Writes memory as fast as it can, in an order that every inconsistent
+// snapshot breaks. Ends only when it finds something wrong (status 1; said on stderr and in FILE), or is killed. FILE
+// always has 64 bytes: how many times everything was found right.
 //
-// The pages, of every kind of memory, are dealt out to the threads at random. A thread goes through its own again and
-// again, generation by generation; before it writes a page it knows everything that must be there:
+// The processes have THREADS threads together, and private and shared memory. The pages, of every kind of memory, are
+// dealt out to the threads of a process at random. A thread goes through its own again and again, generation by
+// generation; before it writes a page it knows everything that must be there:
 //   - the generation before, whole, in eight places of the page; its sequence number, taken when it was written from
 //     the one counter of all threads, within that generation's bounds;
 //   - so a page saved earlier or later than the thread's registers is found out when the thread comes to it, at the
@@ -45,11 +46,14 @@ typedef struct {
 
 static Public* people;             // in shared memory
 static _Atomic uint64_t* counter;  // on a page of its own, in shared memory
-static uint64_t **by_chance, **by_address;
+static struct {
+  pthread_barrier_t meeting;
+  uint64_t found_right;
+}* common;                                  // in shared memory
+static uint64_t **by_chance, **by_address;  // of the threads of this process
 static size_t threads, pages_each;
-static pthread_barrier_t meeting;
+static size_t first_here, threads_here;  // of this process
 static int file;
-static uint64_t found_right;
 
 static void tell(const char* text) {
   char line[64];
@@ -118,7 +122,7 @@ static void write_page(uint64_t* page, uint64_t sequence, uint64_t generation, u
 static uint64_t checksum_of(size_t thread) {
   uint64_t sum = 0;
   for (size_t i = 0; i < pages_each; ++i) {
-    uint64_t* const page = by_chance[thread * pages_each + i];
+    uint64_t* const page = by_chance[(thread - first_here) * pages_each + i];
     sum += value_of(page, check_page(thread, page, people[thread].generation), people[thread].generation);
   }
   return sum;
@@ -127,7 +131,7 @@ static uint64_t checksum_of(size_t thread) {
 // What nobody writes, a sixteenth of the pages each time.
 static void check_constants(size_t thread, uint64_t generation) {
   for (size_t i = generation / kGenerationsTillMeeting % 16; i < pages_each; i += 16) {
-    const uint64_t* const page = by_chance[thread * pages_each + i];
+    const uint64_t* const page = by_chance[(thread - first_here) * pages_each + i];
     for (size_t word = 0; word < kWords; ++word) {
       if (is_constant(word) && page[word] != constant_of(page, word)) {
         wrong("thread %zu: word %zu of page %p has changed, though nobody writes it", thread, word, (const void*)page);
@@ -138,8 +142,8 @@ static void check_constants(size_t thread, uint64_t generation) {
 
 // Everybody stands still: what must fit together over all threads.
 static void meet(size_t thread, uint64_t generation) {
-  const size_t neighbour = (thread + 1) % threads;
-  pthread_barrier_wait(&meeting);
+  const size_t neighbour = first_here + (thread - first_here + 1) % threads_here;  // who can look at its pages
+  pthread_barrier_wait(&common->meeting);
   const uint64_t sum = checksum_of(neighbour);
   if (sum != people[neighbour].checksum) wrong("thread %zu: the checksum of all pages is another", neighbour);
   check_constants(neighbour, generation);
@@ -150,9 +154,9 @@ static void meet(size_t thread, uint64_t generation) {
       wrong("%lu sequence numbers were taken and %lu pages written", (unsigned long)*counter, (unsigned long)written);
     }
   }
-  if (pthread_barrier_wait(&meeting) == PTHREAD_BARRIER_SERIAL_THREAD) {
+  if (pthread_barrier_wait(&common->meeting) == PTHREAD_BARRIER_SERIAL_THREAD) {
     char line[64];
-    snprintf(line, sizeof line, "right %lu", (unsigned long)++found_right);
+    snprintf(line, sizeof line, "right %lu", (unsigned long)++common->found_right);
     tell(line);
   }
 }
@@ -164,7 +168,7 @@ static void storm(size_t me) {
   // What is public of us must also be what we know ourselves, on the stack and in registers.
   uint64_t written = mine->written, checksum = mine->checksum, last = mine->published;
   for (uint64_t generation = 1;; ++generation) {
-    uint64_t** const order = (generation % 2 ? by_chance : by_address) + me * pages_each;
+    uint64_t** const order = (generation % 2 ? by_chance : by_address) + (me - first_here) * pages_each;
     uint64_t first = 0;
     for (size_t i = 0; i < pages_each; ++i) {
       uint64_t* const page = order[i];
@@ -213,23 +217,28 @@ static uint64_t* map(size_t bytes, int flags, int fd) {
   return memory;
 }
 
-// Half of it as most memory is, the rest in equal parts what a snapshot may have to treat in another way.
-static size_t map_all(size_t bytes, uint64_t** pages) {
-  const size_t part = bytes / 8 / kPage * kPage;
+typedef struct {
+  uint64_t* start;
+  size_t size;
+} Area;
+
+// Half of it as most memory is, the rest in equal parts what a snapshot may have to treat in another way. Shared areas
+// are made before the processes part, each of which has its own piece of them.
+static void map_shared(size_t part, size_t processes, Area* areas) {
   const int shared_file = memfd_create("writer", MFD_CLOEXEC);
-  if (shared_file < 0 || ftruncate(shared_file, (off_t)part) != 0) exit(2);
+  if (shared_file < 0 || ftruncate(shared_file, (off_t)(part * processes)) != 0) exit(2);
+  areas[0] = (Area){map(part * processes, MAP_SHARED | MAP_ANONYMOUS, -1), part};
+  areas[1] = (Area){map(part * processes, MAP_SHARED, shared_file), part};
+}
+
+static void map_private(size_t part, Area* areas) {
   const int anonymous = MAP_PRIVATE | MAP_ANONYMOUS;
-  uint64_t* const areas[] = {map(4 * part, anonymous, -1), map(part, anonymous, -1), map(part, anonymous, -1),
-                             map(part, MAP_SHARED | MAP_ANONYMOUS, -1), map(part, MAP_SHARED, shared_file)};
-  madvise(areas[0], 4 * part, MADV_NOHUGEPAGE);
-  madvise(areas[1], part, MADV_HUGEPAGE);
-  madvise(areas[2], part, MADV_DONTFORK);
-  size_t count = 0;
-  for (size_t area = 0; area < sizeof areas / sizeof *areas; ++area) {
-    const size_t size = area == 0 ? 4 * part : part;
-    for (size_t at = 0; at < size; at += kPage) pages[count++] = areas[area] + at / 8;
-  }
-  return count;
+  areas[0] = (Area){map(4 * part, anonymous, -1), 4 * part};
+  areas[1] = (Area){map(part, anonymous, -1), part};
+  areas[2] = (Area){map(part, anonymous, -1), part};
+  madvise(areas[0].start, areas[0].size, MADV_NOHUGEPAGE);
+  madvise(areas[1].start, areas[1].size, MADV_HUGEPAGE);
+  madvise(areas[2].start, areas[2].size, MADV_DONTFORK);
 }
 
 static int address_order(const void* left, const void* right) {
@@ -239,44 +248,73 @@ static int address_order(const void* left, const void* right) {
 
 static void fill(size_t thread) {
   for (size_t i = 0; i < pages_each; ++i) {
-    uint64_t* const page = by_chance[thread * pages_each + i];
+    uint64_t* const page = by_chance[(thread - first_here) * pages_each + i];
     for (size_t word = 0; word < kWords; ++word) page[word] = constant_of(page, word);
     write_page(page, 0, 0, 0);
     people[thread].checksum += value_of(page, 0, 0);
   }
 }
 
-int main(int argc, char** argv) {
-  if (argc != 4) return 2;
-  threads = strtoul(argv[1], NULL, 10);
-  const size_t bytes = strtoul(argv[2], NULL, 10) << 20;
-  file = open(argv[3], O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
-  if (threads == 0 || threads > kMaxThreads || bytes == 0 || file < 0) return 2;
-  people = (Public*)map(threads * sizeof *people, MAP_SHARED | MAP_ANONYMOUS, -1);
-  counter = (_Atomic uint64_t*)map(kPage, MAP_SHARED | MAP_ANONYMOUS, -1);
+// Deals the pages out; by address, those of each thread ascend.
+static void deal(const Area* areas, size_t count) {
+  size_t bytes = 0, pages = 0;
+  for (size_t i = 0; i < count; ++i) bytes += areas[i].size;
   by_chance = malloc(bytes / kPage * sizeof *by_chance);
   by_address = malloc(bytes / kPage * sizeof *by_address);
-  if (!by_chance || !by_address) return 2;
-  const size_t count = map_all(bytes, by_chance);
+  if (!by_chance || !by_address) exit(2);
+  for (size_t i = 0; i < count; ++i) {
+    for (size_t at = 0; at < areas[i].size; at += kPage) by_chance[pages++] = areas[i].start + at / 8;
+  }
   uint64_t random = 1;
-  for (size_t i = count - 1; i > 0; --i) {
+  for (size_t i = pages - 1; i > 0; --i) {
     random = mix(random + i);
     const size_t other = random % (i + 1);
     uint64_t* const page = by_chance[i];
     by_chance[i] = by_chance[other];
     by_chance[other] = page;
   }
-  pages_each = count / threads;
-  memcpy(by_address, by_chance, count * sizeof *by_chance);
-  pthread_barrier_init(&meeting, NULL, (unsigned)threads);
-  for (size_t i = 0; i < threads; ++i) {
+  pages_each = pages / threads_here;
+  memcpy(by_address, by_chance, pages * sizeof *by_chance);
+}
+
+int main(int argc, char** argv) {
+  if (argc != 5) return 2;
+  const size_t processes = strtoul(argv[1], NULL, 10);
+  threads = strtoul(argv[2], NULL, 10);
+  const size_t bytes = strtoul(argv[3], NULL, 10) << 20;
+  file = open(argv[4], O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+  if (processes == 0 || threads % processes != 0 || threads == 0 || bytes == 0 || file < 0) return 2;
+  threads_here = threads / processes;
+  people = (Public*)map(threads * sizeof *people, MAP_SHARED | MAP_ANONYMOUS, -1);
+  counter = (_Atomic uint64_t*)map(kPage, MAP_SHARED | MAP_ANONYMOUS, -1);
+  common = (void*)map(kPage, MAP_SHARED | MAP_ANONYMOUS, -1);
+  pthread_barrierattr_t across;
+  pthread_barrierattr_init(&across);
+  pthread_barrierattr_setpshared(&across, PTHREAD_PROCESS_SHARED);
+  pthread_barrier_init(&common->meeting, &across, (unsigned)threads);
+
+  const size_t part = bytes / processes / 8 / kPage * kPage;
+  Area areas[5];
+  map_shared(part, processes, areas);
+  size_t which = 0;
+  for (size_t i = 1; i < processes && which == 0; ++i) {
+    const pid_t child = fork();
+    if (child < 0) return 2;
+    if (child == 0) which = i;
+  }
+  first_here = which * threads_here;
+  areas[0].start += which * part / 8;
+  areas[1].start += which * part / 8;
+  map_private(part, areas + 2);
+  deal(areas, sizeof areas / sizeof *areas);
+  for (size_t i = 0; i < threads_here; ++i) {
     qsort(by_address + i * pages_each, pages_each, sizeof *by_address, address_order);
-    fill(i);
+    fill(first_here + i);
   }
-  tell("right 0");
-  for (size_t i = 1; i < threads; ++i) {
+  if (which == 0) tell("right 0");
+  for (size_t i = 1; i < threads_here; ++i) {
     pthread_t thread;
-    if (pthread_create(&thread, NULL, storm_on, (void*)i) != 0) return 2;
+    if (pthread_create(&thread, NULL, storm_on, (void*)(first_here + i)) != 0) return 2;
   }
-  storm(0);
+  storm(first_here);
 }
