@@ -250,7 +250,10 @@ Result<void> Checkpoint::freeze() {
 Result<void> Checkpoint::inspect() {
   std::vector<ProcessHandle> handles;
   for (const auto& process : tree_->processes()) {
-    handles.push_back({.proc = &process->proc(), .pidfd = &process->traced().pidfd(), .vmas = &process->vmas()});
+    handles.push_back({.proc = &process->proc(),
+                       .pidfd = &process->traced().pidfd(),
+                       .vmas = &process->vmas(),
+                       .stat = &process->stat()});
   }
   files_ = STASIS_TRY(gather_open_files(handles, Hold::kTake, &outside_));
   Obstacles obstacles = collect_obstacles(files_, request_.policy);
@@ -258,6 +261,7 @@ Result<void> Checkpoint::inspect() {
   append(obstacles, STASIS_TRY(tree_->find_late_obstacles()));
   if (!obstacles.empty()) return to_error(obstacles);
   STASIS_TRY(fault_point("open gates"));
+  STASIS_TRY(tree_->open_gates(patience_));
   for (const auto& process : tree_->processes()) {
     STASIS_TRY(process->inspect(seccomp_, patience_));
     report_.processes += 1;

@@ -14,6 +14,7 @@
 #include "resource/process/process_record.h"
 #include "resource/seccomp/seccomp.h"
 #include "resource/signal/signal_record.h"
+#include "resource/task_obstacles/task_obstacles.h"
 #include "resource/thread/thread_image.h"
 #include "tracee/process.h"
 
@@ -24,8 +25,8 @@ void fill_ids(const kernel::ProcStat& stat, const kernel::ProcStatus& status, Pr
 
 class ProcessImage {
  public:
-  // Looks at the running process. Errors: it is gone, or not ours to look at.
-  static Result<std::unique_ptr<ProcessImage>> look(kernel::ProcDir proc, RunQueueClocks& clocks);
+  // Looks at the running process, of which `facts` are known. Errors: it is gone, or not ours to look at.
+  static Result<std::unique_ptr<ProcessImage>> look(kernel::ProcDir proc, TaskFacts facts, RunQueueClocks& clocks);
 
   HostPid pid() const { return proc_.pid(); }
   const kernel::ProcDir& proc() const { return proc_; }
@@ -40,9 +41,21 @@ class ProcessImage {
   void let_go();
   bool attached() const { return traced_ != nullptr; }
   bool sleeps_in_vfork() const;
-  // Its mappings as they are now. REQUIRES: settled. Any thread may do this.
-  Result<void> refresh_mappings();
-  // Asks the process and its threads everything but its memory. REQUIRES: settled and refreshed, shares() is set.
+  // Had it children when it settled? (Who has none then gets none while it stands.)
+  void set_childless(bool childless) { childless_ = childless; }
+  bool childless() const { return childless_; }
+  // What is seen of it from outside, as it is now: its mappings first of all. REQUIRES: settled. Any thread may do
+  // this.
+  Result<void> refresh();
+  // Valid after refresh().
+  HostPid parent() const { return HostPid(stat_.ppid); }
+  const kernel::ProcStat& stat() const { return stat_; }
+  // What keeps it from being saved that was not there when it was looked at. REQUIRES: refreshed. Any thread may do
+  // this.
+  Result<Obstacles> find_late_obstacles(const Observer& observer, const UsedSemaphores& semaphores) const;
+  // For the gate through which inspect() asks. REQUIRES: settled and refreshed.
+  TracedProcess::GateOrder gate_order() const;
+  // Asks the process and its threads everything but its memory. REQUIRES: the gate is open, shares() is set.
   Result<void> inspect(SeccompTable& seccomp, const Patience& patience);
   // The rest, which is seen from outside. REQUIRES: inspect(). Any thread may do this.
   Result<void> inspect_memory(const OpenFileTable& files);
@@ -57,7 +70,7 @@ class ProcessImage {
   Shares& shares() { return shares_; }
 
   // Lets it run on where it was, with that signal (0: none); see TracedProcess::resume().
-  Result<void> resume(int signal);
+  Result<void> resume(int signal, const Patience& patience);
 
   // Valid after inspect().
   ProcessRecord& record() { return record_; }
@@ -72,22 +85,29 @@ class ProcessImage {
   PageHolder pages();
 
  private:
-  explicit ProcessImage(kernel::ProcDir proc) : proc_(std::move(proc)) {}
+  // What the process is asked, by the thread that carries it.
+  struct Questions;
+
+  ProcessImage(kernel::ProcDir proc, TaskFacts facts) : proc_(std::move(proc)), facts_(std::move(facts)) {}
   void note_waits();
   Result<void> check_timers(const std::vector<kernel::PosixTimer>& timers) const;
-  Result<void> ask_process(const Patience& patience);
-  Result<void> ask_threads(const Patience& patience);
+  Result<void> take_answers(const Questions& questions, const Batch& batch);
+  Result<void> ask(const Patience& patience);
+  enum class Pending { kOfProcess, kOfThreadsToo };
+  Result<void> note_pending_signals(Pending which);
   Result<void> add_late_signals();
   Result<void> ask_seccomp(SeccompTable& table);
-  Result<void> add_ended_leader(const kernel::ProcStat& stat, const kernel::ProcStatus& status);
+  Result<void> add_ended_leader();
 
   kernel::ProcDir proc_;
+  TaskFacts facts_;
+  bool childless_ = false;
   std::vector<kernel::Vma> vmas_;
   bool small_ = false;  // smaps is cheap: read anew in the freeze
   Gadgets gadgets_;
   WaitTimes waits_;
   std::unique_ptr<TracedProcess> traced_;
-  std::vector<InterruptedCallRecord> calls_;  // in the order of traced_->threads()
+  std::vector<SettledThread> settled_threads_;  // in the order of traced_->threads()
   Shares shares_{this, this, this, this};
   std::chrono::steady_clock::time_point settled_at_;
   ProcessRecord record_;
@@ -96,6 +116,8 @@ class ProcessImage {
   std::vector<SeccompRecord*> seccomp_;
   std::optional<MemoryImage> memory_;
   kernel::ProcStat stat_;
+  kernel::ProcStatus status_;
+  OutsideAttributes outside_;
   std::uint64_t brk_ = 0;
   SighandRecord sighand_;
   FsState fs_;

@@ -10,7 +10,8 @@
 #include <vector>
 
 #include "engine/process_image.h"
-#include "resource/task_obstacles/observer.h"
+#include "kernel/kcmp.h"
+#include "resource/task_obstacles/task_obstacles.h"
 
 namespace stasis {
 
@@ -40,6 +41,8 @@ class TreeImage {
   const std::vector<ZombieImage>& zombies() const { return zombies_; }
   // What has come up since look(). REQUIRES: frozen.
   Result<Obstacles> find_late_obstacles() const;
+  // The gates of all processes, through which they are asked. REQUIRES: frozen.
+  Result<void> open_gates(const Patience& patience) const;
   // Finds the pages that children have from their parents. REQUIRES: all processes and their memory have been
   // inspected.
   Result<void> find_forked_pages(const Patience& patience);
@@ -57,9 +60,10 @@ class TreeImage {
   void kill();
 
  private:
-  explicit TreeImage(Observer observer) : observer_(std::move(observer)) {}
+  TreeImage(Observer observer, UsedSemaphores semaphores)
+      : observer_(std::move(observer)), semaphores_(std::move(semaphores)) {}
   Result<std::unique_ptr<ProcessImage>> look_at(HostPid pid) const;
-  Result<void> add_children_of(const kernel::ProcDir& proc);
+  Result<void> add_children(std::vector<HostPid> children);
   Result<void> add_namespace_mates();
   Result<void> attach_new_mates();
   bool has(HostPid pid) const;
@@ -68,12 +72,15 @@ class TreeImage {
   enum class Settled { kStopped, kEnded, kInVfork };
   Result<Settled> settle(std::size_t index, const Patience& patience);
   void sort_by_descent();
+  template <class Member>
+  Result<void> find_sharers(kernel::KcmpType type, Member member, std::vector<std::size_t> candidates);
   Result<void> find_shares();
   Result<void> find_zombies();
   std::vector<std::pair<HostPid, HostPid>> parents() const;
   void reap_in(ProcessImage& parent, ImagePid child);
 
   Observer observer_;
+  UsedSemaphores semaphores_;  // when we looked
   std::unique_ptr<RunQueueClocks> clocks_ = std::make_unique<RunQueueClocks>();
   std::vector<std::unique_ptr<ProcessImage>> processes_;
   std::vector<HostPid> ended_;  // seen as zombies
