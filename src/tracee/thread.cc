@@ -131,6 +131,14 @@ Result<void> TracedThread::capture() {
   return {};
 }
 
+Result<void> TracedThread::capture_clone_of(const TracedThread& creator) {
+  STASIS_TRY(kernel::ptrace_get_regset(tid_, NT_PRSTATUS, std::as_writable_bytes(std::span(&registers, 1))));
+  xstate = creator.xstate;
+  signal_mask = creator.signal_mask;
+  registers_in_place_ = registers;
+  return {};
+}
+
 Result<void> TracedThread::block_signals(int except) {
   if (allowed_signal_ == except) return {};
   mask_in_place_.reset();
@@ -234,25 +242,18 @@ Result<std::int64_t> TracedThread::single_call(std::uint64_t insn, std::uint64_t
   return finish_call(patience);
 }
 
-Result<std::int64_t> TracedThread::start_and_interrupt(std::uint64_t insn, long nr,
-                                                       const std::array<std::uint64_t, 6>& args,
-                                                       const Patience& patience) {
-  arch::Registers call = arch::with_syscall(registers, insn, nr, args);
-  registers_in_place_.reset();
-  STASIS_TRY(kernel::ptrace_set_regset(tid_, NT_PRSTATUS, as_bytes(call)));
-  STASIS_TRY(block_signals(0));
-  STASIS_TRY(kernel::ptrace_syscall(tid_));
-  set_running();
-  kernel::WaitStatus status = STASIS_TRY(wait(patience));
-  while (!status.syscall_stop()) {
-    STASIS_TRY(pass_over(status, 0, kernel::ptrace_syscall));
-    status = STASIS_TRY(wait(patience));
-  }
-  // At the entry: with the interruption already pending the call begins, and ends as soon as it would wait.
+// With the interruption already pending the call begins, and ends as soon as it would wait.
+Result<void> TracedThread::interrupt_call(const Patience& patience) {
+  STASIS_TRY(await_call_stop(patience));
   STASIS_TRY(kernel::ptrace_interrupt(tid_));
   STASIS_TRY(kernel::ptrace_cont(tid_));
   set_running();
+  return {};
+}
+
+Result<std::int64_t> TracedThread::finish_interrupted_call(const Patience& patience) {
   STASIS_TRY(wait_stopped(patience));
+  arch::Registers call;
   STASIS_TRY(kernel::ptrace_get_regset(tid_, NT_PRSTATUS, std::as_writable_bytes(std::span(&call, 1))));
   return arch::syscall_result(call);
 }

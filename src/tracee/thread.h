@@ -36,6 +36,9 @@ class TracedThread {
   Result<void> wait_stopped(const Patience& patience);
   // Reads registers, extended state and signal mask into the fields below. REQUIRES: stopped.
   Result<void> capture();
+  // The same of a thread that was just cloned from `creator`, of which it has all but the registers. Its mask is not
+  // known.
+  Result<void> capture_clone_of(const TracedThread& creator);
 
   // Starts a batch without waiting / waits for its report. Between captures the thread may run any number of batches;
   // its own state stays in the fields below and healing(): it is put back by leave_gate().
@@ -48,10 +51,11 @@ class TracedThread {
   Result<void> begin_call(std::uint64_t insn, std::uint64_t stack, long nr, const std::array<std::uint64_t, 6>& args);
   Result<void> enter_call(const Patience& patience);
   Result<std::int64_t> finish_call(const Patience& patience);
-  // Starts the call for real and interrupts it once it waits; the result register. See
-  // NewProcess::start_and_interrupt().
-  Result<std::int64_t> start_and_interrupt(std::uint64_t insn, long nr, const std::array<std::uint64_t, 6>& args,
-                                           const Patience& patience);
+  // A call that is to wait, and be interrupted at once: after begin_call(), instead of the other two steps. Yields the
+  // result register: arch::kErestartBlock (the kernel then owns a restart block for it), or what the call returned
+  // because it did not have to wait.
+  Result<void> interrupt_call(const Patience& patience);
+  Result<std::int64_t> finish_interrupted_call(const Patience& patience);
   // Puts the captured registers and mask back, as far as they are not in place. REQUIRES: stopped.
   Result<void> put_back();
   // Lets it run on. Never fails for good: a thread that is gone is gone.
