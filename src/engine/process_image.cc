@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "kernel/vfork.h"
 #include "resource/open_file/other_name.h"
@@ -14,7 +15,8 @@
 namespace stasis {
 namespace {
 
-// Below this, reading smaps again inside the freeze costs less than a millisecond.
+// Below this, reading smaps again inside the freeze costs less than a
+// millisecond.
 constexpr std::uint64_t kSmallProcess = std::uint64_t{32} << 20;
 
 std::uint64_t resident(const std::vector<kernel::Vma>& vmas) {
@@ -67,9 +69,10 @@ bool ProcessImage::sleeps_in_vfork() const {
   return std::ranges::any_of(threads, [](const TracedThread& thread) { return kernel::waits_for_vfork(thread.tid()); });
 }
 
-Result<void> ProcessImage::settle(const Patience& patience) {
+Result<void> ProcessImage::settle(const Patience& patience, const std::function<void()>& standing) {
   STASIS_TRY(traced_->settle(patience));
-  STASIS_TRY(proc_.look_again());
+  if (traced_->proc().leader_has_ended() || proc_.leader_has_ended()) STASIS_TRY(proc_.look_again());
+  standing();
   settled_threads_.clear();
   settled_at_ = std::chrono::steady_clock::now();
   const auto pending = STASIS_TRY(kernel::ptrace_peek_siginfo(traced_->carrier().tid(), kernel::SignalQueue::kProcess));
@@ -91,6 +94,7 @@ void ProcessImage::note_waits() {
 
 void ProcessImage::let_go() {
   if (traced_) note_waits();
+  looked_ahead_.reset();
   traced_.reset();
   settled_threads_.clear();
 }
@@ -100,12 +104,18 @@ Result<void> ProcessImage::resume(int signal, const Patience& patience) {
   return traced_->resume(signal, &patience);
 }
 
-// Mappings that were read before the freeze still hold if the layout is the same; else they are read again.
 Result<void> ProcessImage::refresh() {
   stat_ = STASIS_TRY(proc_.stat());
   status_ = STASIS_TRY(proc_.status());
   confined_ = confined_ || (status_.seccomp != 0 && !status_.zombie());
   outside_ = STASIS_TRY(OutsideAttributes::read(proc_));
+  if (looked_ahead_) return *std::exchange(looked_ahead_, std::nullopt);
+  return refresh_mappings();
+}
+
+// Mappings that were read before the freeze still hold if the layout is the
+// same; else they are read again.
+Result<void> ProcessImage::refresh_mappings() {
   if (!small_) {
     auto now = STASIS_TRY(proc_.maps());
     find_other_names(now);
@@ -171,7 +181,8 @@ Result<void> ProcessImage::take_answers(const Questions& questions, const Batch&
   return {};
 }
 
-// The threads what each knows of itself, and the first of them what it knows of the process.
+// The threads what each knows of itself, and the first of them what it knows of
+// the process.
 Result<void> ProcessImage::ask(const Patience& patience) {
   const std::vector<kernel::PosixTimer> posix = STASIS_TRY(proc_.timers());
   STASIS_TRY(check_timers(posix));
@@ -179,7 +190,8 @@ Result<void> ProcessImage::ask(const Patience& patience) {
   CredentialsCache credentials;
   std::vector<ThreadQuery> queries;
   std::optional<Questions> questions;
-  std::optional<Batch> answers;  // to the questions: in the slot of the carrier, which nothing else uses meanwhile
+  std::optional<Batch> answers;  // to the questions: in the slot of the carrier,
+                                 // which nothing else uses meanwhile
   Result<void> first;
   const auto build = [&](TracedThread& thread, Batch& batch) {
     queries.emplace_back(batch);
@@ -211,7 +223,8 @@ Result<void> ProcessImage::note_pending_signals(Pending which) {
   return {};
 }
 
-// Timers went on while the process stood, until they were read: what they sent since the freeze belongs to the image.
+// Timers went on while the process stood, until they were read: what they sent
+// since the freeze belongs to the image.
 Result<void> ProcessImage::add_late_signals() {
   using kernel::SignalQueue;
   const auto add = [&](HostPid tid, SignalQueue queue, std::vector<std::byte>& known) -> Result<void> {
@@ -278,9 +291,13 @@ PageHolder ProcessImage::pages() {
 Result<void> ProcessImage::inspect_memory(const OpenFileTable& files) {
   fs_ = STASIS_TRY(gather_fs(proc_, status_));
   if (!owns_memory()) return {};
-  memory_ = STASIS_TRY(
-      MemoryImage::take(proc_, traced_->memory(), {.pid = pid(), .vmas = vmas_, .stat = stat_, .brk = brk_}, files));
+  memory_ =
+      STASIS_TRY(MemoryImage::take(proc_, traced_->memory(), {.pid = pid(), .vmas = vmas_, .stat = stat_}, files));
   return {};
+}
+
+void ProcessImage::finish_inspection() {
+  if (owns_memory()) memory_->set_brk(brk_);
 }
 
 }  // namespace stasis

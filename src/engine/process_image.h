@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// ProcessImage: everything a checkpoint knows about one (live) process, gathered in three steps: before the freeze
-// (what is slow and does not change), at the freeze, and after it by one batch in the process and one in each thread.
+// ProcessImage: everything a checkpoint knows about one (live) process,
+// gathered in three steps: before the freeze (what is slow and does not
+// change), at the freeze, and after it by one batch in the process and one in
+// each thread.
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -20,12 +23,14 @@
 
 namespace stasis {
 
-// Pid, group, session and the like, as the process's own pid namespace has them.
+// Pid, group, session and the like, as the process's own pid namespace has
+// them.
 void fill_ids(const kernel::ProcStat& stat, const kernel::ProcStatus& status, ProcessRecord& record);
 
 class ProcessImage {
  public:
-  // Looks at the running process, of which `facts` are known. Errors: it is gone, or not ours to look at.
+  // Looks at the running process, of which `facts` are known. Errors: it is
+  // gone, or not ours to look at.
   static Result<std::unique_ptr<ProcessImage>> look(kernel::ProcDir proc, TaskFacts facts, RunQueueClocks& clocks);
 
   HostPid pid() const { return proc_.pid(); }
@@ -34,33 +39,47 @@ class ProcessImage {
   TracedProcess& traced() { return *traced_; }
   const TracedProcess& traced() const { return *traced_; }
 
-  // Asks all threads to stop / waits until they have. Beyond this nothing in the process moves. A thread that sleeps in
-  // vfork can't be stopped, and settle() fails: let_go() of its child, and of it.
+  // Asks all threads to stop / waits until they have. Beyond this nothing in
+  // the process moves. A thread that sleeps in vfork can't be stopped, and
+  // settle() fails: let_go() of its child, and of it.
   Result<void> attach();
-  Result<void> settle(const Patience& patience);
+  // `standing` is called as soon as they have: from then on its mappings can be
+  // looked at.
+  Result<void> settle(const Patience& patience, const std::function<void()>& standing);
   void let_go();
   bool attached() const { return traced_ != nullptr; }
   bool sleeps_in_vfork() const;
-  // Had it children when it settled? (Who has none then gets none while it stands.)
+  // Had it children when it settled? (Who has none then gets none while it
+  // stands.)
   void set_childless(bool childless) { childless_ = childless; }
   bool childless() const { return childless_; }
-  // What is seen of it from outside, as it is now: its mappings first of all. REQUIRES: settled. Any thread may do
-  // this.
+  // Its mappings as they are now; for good, unless others who share its memory
+  // run on. REQUIRES: settled. Any thread may do this.
+  Result<void> refresh_mappings();
+  // The same ahead of refresh(), which tells how it went.
+  void look_ahead() { looked_ahead_ = refresh_mappings(); }
+  // What is seen of it from outside, as it is now. REQUIRES: settled. Any
+  // thread may do this.
   Result<void> refresh();
   // Valid after refresh().
   HostPid parent() const { return HostPid(stat_.ppid); }
   const kernel::ProcStat& stat() const { return stat_; }
-  // What keeps it from being saved that was not there when it was looked at. REQUIRES: refreshed. Any thread may do
-  // this.
+  // What keeps it from being saved that was not there when it was looked at.
+  // REQUIRES: refreshed. Any thread may do this.
   Result<Obstacles> find_late_obstacles(const Observer& observer, const UsedSemaphores& semaphores) const;
   // For the gate through which inspect() asks. REQUIRES: settled and refreshed.
   TracedProcess::GateOrder gate_order() const;
-  // Asks the process and its threads everything but its memory. REQUIRES: the gate is open, shares() is set.
+  // Asks the process and its threads everything but its memory. REQUIRES: the
+  // gate is open, shares() is set.
   Result<void> inspect(SeccompTable& seccomp, const Patience& patience);
-  // The rest, which is seen from outside. REQUIRES: inspect(). Any thread may do this.
+  // The rest, which is seen from outside. REQUIRES: refreshed, shares() is set.
+  // Any thread may do this, beside inspect().
   Result<void> inspect_memory(const OpenFileTable& files);
+  // REQUIRES: inspect() and inspect_memory().
+  void finish_inspection();
 
-  // With which processes (of those before it in the tree, or itself) it shares what clone(2) can share.
+  // With which processes (of those before it in the tree, or itself) it shares
+  // what clone(2) can share.
   struct Shares {
     ProcessImage* memory;
     ProcessImage* files;
@@ -69,7 +88,8 @@ class ProcessImage {
   };
   Shares& shares() { return shares_; }
 
-  // Lets it run on where it was, with that signal (0: none); see TracedProcess::resume().
+  // Lets it run on where it was, with that signal (0: none); see
+  // TracedProcess::resume().
   Result<void> resume(int signal, const Patience& patience);
 
   // Valid after inspect().
@@ -103,6 +123,7 @@ class ProcessImage {
   TaskFacts facts_;
   bool childless_ = false;
   std::vector<kernel::Vma> vmas_;
+  std::optional<Result<void>> looked_ahead_;
   bool small_ = false;  // smaps is cheap: read anew in the freeze
   Gadgets gadgets_;
   WaitTimes waits_;

@@ -7,9 +7,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <ranges>
+#include <span>
 
 #include "base/log.h"
 #include "engine/job_states.h"
@@ -21,7 +23,8 @@
 namespace stasis {
 namespace {
 
-// Whatever went wrong with a process that has ended meanwhile, that is the cause.
+// Whatever went wrong with a process that has ended meanwhile, that is the
+// cause.
 bool has_ended(HostPid pid) {
   const auto proc = kernel::ProcDir::open(pid);
   return !proc || proc->has_ended();
@@ -31,6 +34,14 @@ bool has_ended(HostPid pid) {
 HostPid parent_of(const kernel::ProcDir& proc) {
   const auto stat = proc.stat();
   return HostPid(stat ? stat->ppid : 0);
+}
+
+// Is there so much to read that a thread of its own for it costs less?
+bool worth_a_thread(std::span<const std::unique_ptr<ProcessImage>> processes) {
+  constexpr std::size_t kMappings = 64;
+  std::size_t mappings = 0;
+  for (const auto& process : processes) mappings += process->vmas().size();
+  return mappings >= kMappings;
 }
 
 // Children of a process whose threads all stand.
@@ -62,6 +73,9 @@ Result<TreeImage> TreeImage::look(HostPid root) {
     auto added = children ? tree.add_children(*std::move(children)) : Result<void>(Error(children.error()));
     if (!added && (i == 0 || !has_ended(tree.processes_[i]->pid()))) return Error(std::move(added).error());
   }
+  if (most_side_by_side() > 1 && worth_a_thread(tree.processes_))
+    tree.beside_ =
+        STASIS_TRY(WorkQueue::create({.name = "stasis-beside", .kind = QueueKind::kUnbound, .max_active = 1}));
   return tree;
 }
 
@@ -103,7 +117,8 @@ Result<void> TreeImage::add_children(std::vector<HostPid> children) {
   return {};
 }
 
-// A pid namespace that a restart made belongs to its tree, reparented orphans included; its process 1 is ours.
+// A pid namespace that a restart made belongs to its tree, reparented orphans
+// included; its process 1 is ours.
 Result<void> TreeImage::add_namespace_mates() {
   const HostPid parent = parent_of(processes_.front()->proc());
   const auto init = kernel::ProcDir::open(parent);
@@ -120,7 +135,11 @@ void TreeImage::let_go() {
 
 // Waits for one process and takes up the children it has then.
 Result<TreeImage::Settled> TreeImage::settle(std::size_t index, const Patience& patience) {
-  auto settled = processes_[index]->settle(patience);
+  ProcessImage* const process = processes_[index].get();
+  auto settled = process->settle(patience, [&] {
+    if (beside_) (void)beside_->post([process] { process->look_ahead(); });
+  });
+  if (!settled && beside_) (void)beside_->flush();
   if (!settled && index > 0 && has_ended(processes_[index]->pid())) {
     ended_.push_back(processes_[index]->pid());
     processes_.erase(processes_.begin() + static_cast<std::ptrdiff_t>(index));
@@ -138,7 +157,8 @@ Result<TreeImage::Settled> TreeImage::settle(std::size_t index, const Patience& 
   return Settled::kStopped;
 }
 
-// Who was orphaned since we looked has the namespace's process 1 for a parent, which runs on.
+// Who was orphaned since we looked has the namespace's process 1 for a parent,
+// which runs on.
 Result<void> TreeImage::attach_new_mates() {
   const std::size_t known = processes_.size();
   STASIS_TRY(add_namespace_mates());
@@ -148,7 +168,8 @@ Result<void> TreeImage::attach_new_mates() {
   return {};
 }
 
-// Nothing: all stand. Otherwise the process that sleeps in vfork and can't be stopped.
+// Nothing: all stand. Otherwise the process that sleeps in vfork and can't be
+// stopped.
 Result<std::optional<HostPid>> TreeImage::freeze_once(const Patience& patience) {
   for (const auto& process : processes_) {
     auto attached = process->attach();
@@ -170,15 +191,22 @@ Result<std::optional<HostPid>> TreeImage::freeze_once(const Patience& patience) 
   return std::nullopt;
 }
 
-// A parent in vfork can't be stopped; its child must run on, so that both can be stopped a little later.
+// A parent in vfork can't be stopped; its child must run on, so that both can
+// be stopped a little later.
 Result<void> TreeImage::freeze(const Patience& patience) {
   constexpr useconds_t kPause = 2000;
-  while (const auto in_vfork = STASIS_TRY(freeze_once(patience))) {
+  const auto stop_all = [&] {
+    auto stopped = freeze_once(patience);
+    if (beside_) (void)beside_->flush();
+    return stopped;
+  };
+  while (const auto in_vfork = STASIS_TRY(stop_all())) {
     let_go();
     log::debug("checkpoint", "process {} is in vfork: later", in_vfork->value());
     if (!patience.check()) {
-      return Error(Errc::kUnsupportedTask,
-                   fmt::format("process {} waits in vfork for its child to run another program", in_vfork->value()))
+      return Error(Errc::kUnsupportedTask, fmt::format("process {} waits in vfork for its child to run "
+                                                       "another program",
+                                                       in_vfork->value()))
           .with_help("try again in a moment, or allow more time (--timeout)");
     }
     ::usleep(kPause);
@@ -215,7 +243,31 @@ Result<void> TreeImage::open_gates(const Patience& patience) const {
   return TracedProcess::open_gates(orders, patience);
 }
 
-// Children of what ended during the freeze have other parents now. Depth first finds each parent before its children.
+// Memory is looked at beside the questions to the threads, which only the
+// tracer can ask.
+Result<void> TreeImage::inspect(SeccompTable& seccomp, const OpenFileTable& files, const Patience& patience) const {
+  STASIS_TRY(open_gates(patience));
+  std::vector<Result<void>> looked(processes_.size());
+  std::atomic<std::size_t> next = 0;
+  const auto look = [&] {
+    for (std::size_t i = next++; i < looked.size(); i = next++) looked[i] = processes_[i]->inspect_memory(files);
+  };
+  if (beside_) (void)beside_->post(look);
+  Result<void> asked;
+  for (const auto& process : processes_) {
+    if (asked) asked = process->inspect(seccomp, patience);
+  }
+  if (asked) look();
+  next = looked.size();
+  if (beside_) (void)beside_->flush();
+  STASIS_TRY(std::move(asked));
+  for (Result<void>& result : looked) STASIS_TRY(std::move(result));
+  for (const auto& process : processes_) process->finish_inspection();
+  return {};
+}
+
+// Children of what ended during the freeze have other parents now. Depth first
+// finds each parent before its children.
 void TreeImage::sort_by_descent() {
   std::map<HostPid, std::vector<std::size_t>> children;
   const auto pairs = parents();
@@ -236,7 +288,8 @@ void TreeImage::sort_by_descent() {
   processes_ = std::move(sorted);
 }
 
-// kcmp orders the objects; those that are equal lie side by side then, and belong to the first in the tree.
+// kcmp orders the objects; those that are equal lie side by side then, and
+// belong to the first in the tree.
 template <class Member>
 Result<void> TreeImage::find_sharers(kernel::KcmpType type, Member member, std::vector<std::size_t> candidates) {
   Result<void> failed;
@@ -257,7 +310,8 @@ Result<void> TreeImage::find_sharers(kernel::KcmpType type, Member member, std::
   return failed;
 }
 
-// Signal actions are shared only together with memory: clone(2) demands it, and execve(2) gives up both.
+// Signal actions are shared only together with memory: clone(2) demands it, and
+// execve(2) gives up both.
 Result<void> TreeImage::find_shares() {
   using kernel::KcmpType;
   using Shares = ProcessImage::Shares;
@@ -269,7 +323,8 @@ Result<void> TreeImage::find_shares() {
     process->shares() = {process, process, process, process};
     all[i] = i;
   }
-  // A comparison needs no tracer; where there are but a few, a thread is not worth its while.
+  // A comparison needs no tracer; where there are but a few, a thread is not
+  // worth its while.
   const std::size_t worth = all.size() < 16 ? kKinds.size() : 1;
   STASIS_TRY(side_by_side({.count = kKinds.size(), .worth_a_thread = worth}, [&](std::size_t i, std::size_t) {
     return find_sharers(kKinds[i].first, kKinds[i].second, all);
@@ -277,7 +332,10 @@ Result<void> TreeImage::find_shares() {
   std::map<ProcessImage*, std::vector<std::size_t>> by_memory;
   for (const std::size_t i : all) by_memory[processes_[i]->shares().memory].push_back(i);
   for (auto& [memory, members] : by_memory) {
-    if (members.size() > 1) STASIS_TRY(find_sharers(KcmpType::kSighand, &Shares::sighand, members));
+    if (members.size() == 1) continue;
+    STASIS_TRY(find_sharers(KcmpType::kSighand, &Shares::sighand, members));
+    // Somebody may have run on with it when the mappings were read.
+    for (const std::size_t i : members) STASIS_TRY(processes_[i]->refresh_mappings());
   }
   return {};
 }
@@ -297,7 +355,9 @@ Result<void> TreeImage::find_zombies() {
         ::usleep(kPause);
         state = proc->stat();
       }
-      if (!state) continue;  // its parent is stopped: only one that ignores SIGCHLD loses it so
+      if (!state)
+        continue;  // its parent is stopped: only one that ignores SIGCHLD loses
+                   // it so
       const kernel::ProcStat& stat = *state;
       if (!stat.zombie()) {
         return Error(Errc::kUnsupportedTask, fmt::format("process {} was not there a moment ago", child.value()))
@@ -364,8 +424,8 @@ Result<void> TreeImage::resume(int signal) {
   return first;
 }
 
-// wait4(2) by the parent, through its gate. A parent that was killed by others, or did not come back from the last such
-// call, is left alone.
+// wait4(2) by the parent, through its gate. A parent that was killed by others,
+// or did not come back from the last such call, is left alone.
 void TreeImage::reap_in(ProcessImage& parent, ImagePid child) {
   if (!parent.attached() || !parent.traced().gate_open()) return;
   if (parent.traced().carrier().state() != TracedThread::State::kStopped) return;

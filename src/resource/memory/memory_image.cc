@@ -208,13 +208,13 @@ Result<void> add_private(const kernel::PageScanner& scanner, const Vma& vma, std
   return {};
 }
 
-MmLayout layout_of(const kernel::ProcStat& stat, std::uint64_t brk) {
+MmLayout layout_of(const kernel::ProcStat& stat) {
   return {.start_code = stat.startcode,
           .end_code = stat.endcode,
           .start_data = stat.start_data,
           .end_data = stat.end_data,
           .start_brk = stat.start_brk,
-          .brk = brk,
+          .brk = 0,
           .start_stack = stat.startstack,
           .arg_start = stat.arg_start,
           .arg_end = stat.arg_end,
@@ -269,7 +269,7 @@ Result<MemoryImage> MemoryImage::take(const kernel::ProcDir& proc, const kernel:
     }
     record.vmas.push_back(std::move(row));
   }
-  record.layout = layout_of(facts.stat, facts.brk);
+  record.layout = layout_of(facts.stat);
   record.auxv = bytes_of(STASIS_TRY(proc.read("auxv")));
   const std::string exe = STASIS_TRY(proc.exe_link());
   const struct ::stat st = STASIS_TRY(proc.link_stat("exe"));
