@@ -79,7 +79,8 @@ Result<void> add_contents(std::span<const kernel::ProcDir> tree, const Checkpoin
     vmas.push_back(STASIS_TRY(proc.smaps()));
     find_other_names(vmas.back());
     append(obstacles, find_memory_obstacles(proc.pid(), vmas.back()));
-    if (const FsState fs = STASIS_TRY(gather_fs(proc)); fs.obstacle) obstacles.push_back(*fs.obstacle);
+    const kernel::ProcStatus status = STASIS_TRY(proc.status());
+    if (const FsState fs = STASIS_TRY(gather_fs(proc, status)); fs.obstacle) obstacles.push_back(*fs.obstacle);
   }
   std::vector<ProcessHandle> handles;
   for (std::size_t i = 0; i < tree.size(); ++i) {
@@ -99,12 +100,13 @@ KernelReport check_kernel() { return {.release = kernel_release(), .features = k
 
 Result<ProcessReport> check_process(HostPid pid, const CheckpointPolicy& policy) {
   const Observer observer = STASIS_TRY(Observer::here());
+  const UsedSemaphores semaphores = STASIS_TRY(UsedSemaphores::look());
   std::vector<kernel::ProcDir> tree = list_tree(STASIS_TRY(kernel::ProcDir::open(pid)));
   ProcessReport report{
       .pid = pid, .name = STASIS_TRY(tree.front().thread_comm(pid)), .processes = tree.size(), .obstacles = {}};
   std::vector<kernel::ProcDir> open;
   for (std::size_t i = 0; i < tree.size(); ++i) {
-    const auto facts = look_at_task(tree[i], observer);
+    const auto facts = look_at_task(tree[i], observer, semaphores);
     if (!facts && i > 0 && tree[i].has_ended()) continue;
     if (!facts) return facts.error();
     append(report.obstacles, find_task_obstacles(*facts, observer));

@@ -28,7 +28,6 @@
 #include "resource/object_table.h"
 #include "resource/open_file/gather.h"
 #include "resource/open_file/mapped_files.h"
-#include "work/side_by_side.h"
 
 namespace stasis {
 namespace {
@@ -49,14 +48,16 @@ void append(Obstacles& to, Obstacles from) {
   to.insert(to.end(), std::make_move_iterator(from.begin()), std::make_move_iterator(from.end()));
 }
 
-// One checkpoint from beginning to end; a failing stage ends it, and the destructor lets everything run on.
+// One checkpoint from beginning to end; a failing stage ends it, and the
+// destructor lets everything run on.
 class Checkpoint {
  public:
   explicit Checkpoint(const CheckpointRequest& request)
       : request_(request),
         patience_(request.timeout, request.cancelled),
         objects_(object_table(ObjectUse::kCheckpoint)) {}
-  // On the way out after a failure, too: first the references, then the processes run on, then the memory.
+  // On the way out after a failure, too: first the references, then the
+  // processes run on, then the memory.
   ~Checkpoint() { drop_references(); }
 
   Result<CheckpointReport> run();
@@ -89,7 +90,8 @@ class Checkpoint {
   std::optional<Clock::time_point> frozen_;
   EnvironmentRecord environment_;
   kernel::TimeShift ahead_of_us_;  // the program's clocks
-  OutsideHolders outside_;         // who shares mapped memory with the tree; found before the freeze
+  OutsideHolders outside_;         // who shares mapped memory with the tree; found
+                                   // before the freeze
   OpenFileTable files_;
   SeccompTable seccomp_;
   std::optional<StopsPutOff> stops_;  // while the tree is frozen: goes after it
@@ -105,11 +107,13 @@ class Checkpoint {
 };
 
 Result<void> Checkpoint::stages() {
-  // The program runs. What is slow and does not change is read now; what can't be saved is refused now.
+  // The program runs. What is slow and does not change is read now; what can't
+  // be saved is refused now.
   STASIS_TRY(stage("open image", &Checkpoint::open_image));
   STASIS_TRY(stage("look", &Checkpoint::look));
   STASIS_TRY(stage("freeze", &Checkpoint::freeze));
-  // Every thread is stopped. Nothing in the tree moves from here until let_go().
+  // Every thread is stopped. Nothing in the tree moves from here until
+  // let_go().
   STASIS_TRY(stage("inspect", &Checkpoint::inspect));
   STASIS_TRY(stage("write structure", &Checkpoint::write_structure));
   STASIS_TRY(stage("write contents", &Checkpoint::write_contents));
@@ -148,7 +152,8 @@ Result<CheckpointReport> Checkpoint::run() {
   return report_;
 }
 
-// A process that ends under our hands fails whatever is being done with it, in a dozen ways: what is said is the cause.
+// A process that ends under our hands fails whatever is being done with it, in
+// a dozen ways: what is said is the cause.
 Error Checkpoint::explain(Error error) const {
   const auto vanished = [](HostPid pid) {
     return Error(Errc::kVanished, fmt::format("process {} ended while it was being checkpointed", pid.value()));
@@ -157,8 +162,8 @@ Error Checkpoint::explain(Error error) const {
   if (error.code() == Errc::kTimeout) {
     return std::move(error).note(fmt::format("checkpoint of process {}", request_.pid.value()));
   }
-  // Between a killed thread's end and the first sign of the others' there is a moment; a process without memory is
-  // nobody's to look at.
+  // Between a killed thread's end and the first sign of the others' there is a
+  // moment; a process without memory is nobody's to look at.
   constexpr std::array kMayBeAnEnd = {Errc::kVanished, Errc::kTargetLost, Errc::kNotOwner};
   int tries = std::ranges::find(kMayBeAnEnd, error.code()) != kMayBeAnEnd.end() ? 200 : 1;
   for (; tries > 0 && tree_; --tries) {
@@ -206,7 +211,8 @@ Result<void> Checkpoint::look() {
   return look_at_clocks();
 }
 
-// A tree that was restarted on another boot lives in a time namespace: its clocks are not ours.
+// A tree that was restarted on another boot lives in a time namespace: its
+// clocks are not ours.
 Result<void> Checkpoint::look_at_clocks() {
   const auto self = STASIS_TRY(kernel::ProcDir::open(HostPid(::getpid())));
   const kernel::TimeShift ours = STASIS_TRY(kernel::time_offsets(self));
@@ -250,7 +256,10 @@ Result<void> Checkpoint::freeze() {
 Result<void> Checkpoint::inspect() {
   std::vector<ProcessHandle> handles;
   for (const auto& process : tree_->processes()) {
-    handles.push_back({.proc = &process->proc(), .pidfd = &process->traced().pidfd(), .vmas = &process->vmas()});
+    handles.push_back({.proc = &process->proc(),
+                       .pidfd = &process->traced().pidfd(),
+                       .vmas = &process->vmas(),
+                       .stat = &process->stat()});
   }
   files_ = STASIS_TRY(gather_open_files(handles, Hold::kTake, &outside_));
   Obstacles obstacles = collect_obstacles(files_, request_.policy);
@@ -258,13 +267,11 @@ Result<void> Checkpoint::inspect() {
   append(obstacles, STASIS_TRY(tree_->find_late_obstacles()));
   if (!obstacles.empty()) return to_error(obstacles);
   STASIS_TRY(fault_point("open gates"));
+  STASIS_TRY(tree_->inspect(seccomp_, files_, patience_));
   for (const auto& process : tree_->processes()) {
-    STASIS_TRY(process->inspect(seccomp_, patience_));
     report_.processes += 1;
     report_.threads += process->threads().size();
   }
-  STASIS_TRY(side_by_side({.count = tree_->processes().size()},
-                          [&](std::size_t i, std::size_t) { return tree_->processes()[i]->inspect_memory(files_); }));
   STASIS_TRY(tree_->find_forked_pages(patience_));
   for (const auto& process : tree_->processes()) {
     if (process->owns_memory()) report_.pages += process->memory().page_bytes() / environment_.page_size;
@@ -348,7 +355,8 @@ Result<void> Checkpoint::save_pages(ProcessImage& process, const PageSource& sou
       runs);
 }
 
-// Our references to the program's files go before it runs again: a pipe whose last writer it closes must be at its end.
+// Our references to the program's files go before it runs again: a pipe whose
+// last writer it closes must be at its end.
 void Checkpoint::drop_references() {
   objects_.clear();
   for (const auto& file : files_.files) file->held.reset();
@@ -373,7 +381,8 @@ Result<void> Checkpoint::let_go() {
   return first;
 }
 
-// Publishing is what was put off until everything else is done: the last work of the operation.
+// Publishing is what was put off until everything else is done: the last work
+// of the operation.
 Result<void> Checkpoint::publish() {
   STASIS_TRY(deferred_.add([this]() -> Result<void> { return image_->publish(); }));
   STASIS_TRY(deferred_.run());

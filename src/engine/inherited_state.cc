@@ -17,7 +17,8 @@ Result<InheritedState> InheritedState::of_this_process() {
   const ProcessAttributeQuery process(local.batch());
   const CredentialsQuery credentials(local.batch());
   local.run();
-  state.process = STASIS_TRY(process.take(local.batch(), proc));
+  const auto outside = STASIS_TRY(OutsideAttributes::read(proc));
+  state.process = STASIS_TRY(process.take(local.batch(), outside));
   CredentialsCache cache;
   state.credentials = STASIS_TRY(credentials.take(local.batch(), proc, self, cache));
   state.setgroups = STASIS_TRY(read_setgroups(proc));

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "kernel/vfork.h"
 #include "resource/open_file/other_name.h"
@@ -14,7 +15,8 @@
 namespace stasis {
 namespace {
 
-// Below this, reading smaps again inside the freeze costs less than a millisecond.
+// Below this, reading smaps again inside the freeze costs less than a
+// millisecond.
 constexpr std::uint64_t kSmallProcess = std::uint64_t{32} << 20;
 
 std::uint64_t resident(const std::vector<kernel::Vma>& vmas) {
@@ -37,24 +39,20 @@ void fill_ids(const kernel::ProcStat& stat, const kernel::ProcStatus& status, Pr
   record.foreground = stat.tpgid > 0 && stat.tpgid == stat.pgrp;
 }
 
-Result<std::unique_ptr<ProcessImage>> ProcessImage::look(kernel::ProcDir proc, RunQueueClocks& clocks) {
-  std::unique_ptr<ProcessImage> image(new ProcessImage(std::move(proc)));
+Result<std::unique_ptr<ProcessImage>> ProcessImage::look(kernel::ProcDir proc, TaskFacts facts,
+                                                         RunQueueClocks& clocks) {
+  std::unique_ptr<ProcessImage> image(new ProcessImage(std::move(proc), std::move(facts)));
   image->vmas_ = STASIS_TRY(image->proc_.smaps());
   find_other_names(image->vmas_);
   image->small_ = resident(image->vmas_) < kSmallProcess;
   const auto memory = STASIS_TRY(kernel::ProcessMemory::open(image->proc_));
   image->gadgets_ = find_gadgets(memory, image->vmas_);
   image->waits_ = WaitTimes::look(image->proc_, clocks);
-  image->confined_ = std::ranges::any_of(STASIS_TRY(image->proc_.threads()), [&](HostPid tid) {
-    const auto status = image->proc_.thread_status(tid);
-    return status && !status->zombie() && status->seccomp != 0;
-  });
+  image->confined_ = std::ranges::any_of(image->facts_.threads, [](const auto& thread) { return thread.seccomp != 0; });
   return image;
 }
 
 Result<void> ProcessImage::attach() {
-  const kernel::ProcStatus status = STASIS_TRY(proc_.status());
-  confined_ = confined_ || (status.seccomp != 0 && !status.zombie());
   const auto seccomp = confined_ ? TracedProcess::Seccomp::kSuspend : TracedProcess::Seccomp::kNone;
   auto attached = TracedProcess::attach(STASIS_TRY(proc_.duplicate()), seccomp);
   if (!attached && confined_ && attached.error().code() == Errc::kNotPermitted) {
@@ -71,17 +69,17 @@ bool ProcessImage::sleeps_in_vfork() const {
   return std::ranges::any_of(threads, [](const TracedThread& thread) { return kernel::waits_for_vfork(thread.tid()); });
 }
 
-Result<void> ProcessImage::settle(const Patience& patience) {
+Result<void> ProcessImage::settle(const Patience& patience, const std::function<void()>& standing) {
   STASIS_TRY(traced_->settle(patience));
-  STASIS_TRY(proc_.look_again());
-  calls_.clear();
+  if (traced_->proc().leader_has_ended() || proc_.leader_has_ended()) STASIS_TRY(proc_.look_again());
+  standing();
+  settled_threads_.clear();
   settled_at_ = std::chrono::steady_clock::now();
   const auto pending = STASIS_TRY(kernel::ptrace_peek_siginfo(traced_->carrier().tid(), kernel::SignalQueue::kProcess));
   std::uint64_t pending_set = 0;
   for (const siginfo_t& info : pending) pending_set |= std::uint64_t{1} << (info.si_signo - 1);
-  record_.pending_signals = encode_pending(pending);
   for (TracedThread& thread : traced_->threads()) {
-    calls_.push_back(STASIS_TRY(settle_thread(*traced_, thread, waits_, pending_set)));
+    settled_threads_.push_back(STASIS_TRY(settle_thread(*traced_, thread, waits_, pending_set)));
   }
   return {};
 }
@@ -90,22 +88,33 @@ Result<void> ProcessImage::settle(const Patience& patience) {
 void ProcessImage::note_waits() {
   const auto frozen = std::chrono::steady_clock::now() - settled_at_;
   std::vector<TracedThread>& threads = traced_->threads();
-  if (threads.size() != calls_.size()) return;  // never settled, or some are gone
-  for (std::size_t i = 0; i < calls_.size(); ++i) note_wait(threads[i], calls_[i], frozen);
+  if (threads.size() != settled_threads_.size()) return;  // never settled, or some are gone
+  for (std::size_t i = 0; i < threads.size(); ++i) note_wait(threads[i], settled_threads_[i].call, frozen);
 }
 
 void ProcessImage::let_go() {
   if (traced_) note_waits();
+  looked_ahead_.reset();
   traced_.reset();
-  calls_.clear();
+  settled_threads_.clear();
 }
 
-Result<void> ProcessImage::resume(int signal) {
+Result<void> ProcessImage::resume(int signal, const Patience& patience) {
   note_waits();
-  return traced_->resume(signal);
+  return traced_->resume(signal, &patience);
 }
 
-// What was read before the freeze still holds if the layout is the same; else all is read again.
+Result<void> ProcessImage::refresh() {
+  stat_ = STASIS_TRY(proc_.stat());
+  status_ = STASIS_TRY(proc_.status());
+  confined_ = confined_ || (status_.seccomp != 0 && !status_.zombie());
+  outside_ = STASIS_TRY(OutsideAttributes::read(proc_));
+  if (looked_ahead_) return *std::exchange(looked_ahead_, std::nullopt);
+  return refresh_mappings();
+}
+
+// Mappings that were read before the freeze still hold if the layout is the
+// same; else they are read again.
 Result<void> ProcessImage::refresh_mappings() {
   if (!small_) {
     auto now = STASIS_TRY(proc_.maps());
@@ -120,63 +129,102 @@ Result<void> ProcessImage::refresh_mappings() {
   return {};
 }
 
-// REQUIRES: the threads have been asked.
+Result<Obstacles> ProcessImage::find_late_obstacles(const Observer& observer, const UsedSemaphores& semaphores) const {
+  const FrozenTask task{.proc = proc_, .status = status_, .threads = traced_->threads().size(), .before = facts_};
+  return find_task_obstacles(STASIS_TRY(look_at_frozen_task(task, observer, semaphores)), observer);
+}
+
+// REQUIRES: the gate is open.
 Result<void> ProcessImage::check_timers(const std::vector<kernel::PosixTimer>& timers) const {
+  if (timers.empty()) return {};
   std::vector<ImagePid> tids;
-  for (const ThreadRecord& thread : threads_) tids.push_back(thread.tid);
+  for (const TracedThread& thread : traced_->threads()) tids.emplace_back(STASIS_TRY(traced_->inner_tid(thread.tid())));
   const Obstacles obstacles = find_timer_obstacles(pid(), timers, tids);
   return obstacles.empty() ? Result<void>() : to_error(obstacles);
 }
 
-Result<void> ProcessImage::ask_process(const Patience& patience) {
-  Batch batch(traced_->carrier_slot());
-  const SignalActionQuery actions(batch);
-  const ProcessAttributeQuery attributes(batch);
-  const LimitsQuery limits(batch);
-  const std::vector<kernel::PosixTimer> posix = STASIS_TRY(proc_.timers());
-  STASIS_TRY(check_timers(posix));
-  const TimersQuery timers(posix, batch);
-  const std::size_t brk_call = batch.call(SYS_brk, 0);
-  constexpr int kGetXcompPerm = 0x1022;
-  const auto permission = batch.array<std::uint64_t>(1);
-  batch.call(SYS_arch_prctl, kGetXcompPerm, permission);
-  STASIS_TRY(traced_->run(batch, patience));
-  sighand_ = STASIS_TRY(actions.take(batch, *traced_));
-  record_.attributes = STASIS_TRY(attributes.take(batch, proc_));
-  record_.limits = STASIS_TRY(limits.take(batch));
-  record_.timers = STASIS_TRY(timers.take(batch, [this](HostPid tid) -> std::optional<ImagePid> {
+struct ProcessImage::Questions {
+  static constexpr int kGetXcompPerm = 0x1022;
+
+  Questions(const std::vector<kernel::PosixTimer>& posix, Batch& batch)
+      : actions(batch),
+        attributes(batch),
+        limits(batch),
+        timers(posix, batch),
+        brk(batch.call(SYS_brk, 0)),
+        permission(batch.array<std::uint64_t>(1)) {
+    batch.call(SYS_arch_prctl, kGetXcompPerm, permission);
+  }
+
+  SignalActionQuery actions;
+  ProcessAttributeQuery attributes;
+  LimitsQuery limits;
+  TimersQuery timers;
+  std::size_t brk;
+  GateValue<std::uint64_t> permission;
+};
+
+// REQUIRES: all threads have answered.
+Result<void> ProcessImage::take_answers(const Questions& questions, const Batch& batch) {
+  sighand_ = STASIS_TRY(questions.actions.take(batch, *traced_));
+  record_.attributes = STASIS_TRY(questions.attributes.take(batch, outside_));
+  record_.limits = STASIS_TRY(questions.limits.take(batch));
+  record_.timers = STASIS_TRY(questions.timers.take(batch, [this](HostPid tid) -> std::optional<ImagePid> {
     if (tid == pid()) return record_.pid;
     for (std::size_t i = 0; i < traced_->threads().size(); ++i) {
       if (traced_->threads()[i].tid() == tid) return threads_[i].tid;
     }
     return std::nullopt;
   }));
-  record_.xcomp_permission = *permission;
-  brk_ = static_cast<std::uint64_t>(STASIS_TRY(batch.check(brk_call, "brk")));
+  record_.xcomp_permission = *questions.permission;
+  brk_ = static_cast<std::uint64_t>(STASIS_TRY(batch.check(questions.brk, "brk")));
   return {};
 }
 
-Result<void> ProcessImage::ask_threads(const Patience& patience) {
+// The threads what each knows of itself, and the first of them what it knows of
+// the process.
+Result<void> ProcessImage::ask(const Patience& patience) {
+  const std::vector<kernel::PosixTimer> posix = STASIS_TRY(proc_.timers());
+  STASIS_TRY(check_timers(posix));
+  STASIS_TRY(note_pending_signals(posix.empty() ? Pending::kOfProcess : Pending::kOfThreadsToo));
   CredentialsCache credentials;
-  std::vector<std::pair<HostPid, ThreadQuery>> queries;
+  std::vector<ThreadQuery> queries;
+  std::optional<Questions> questions;
+  std::optional<Batch> answers;  // to the questions: in the slot of the carrier,
+                                 // which nothing else uses meanwhile
   Result<void> first;
-  STASIS_TRY(traced_->run_in_each_thread(
-      [&](TracedThread& thread, Batch& batch) { queries.emplace_back(thread.tid(), ThreadQuery(batch)); },
-      [&](TracedThread& thread, Batch& batch) {
-        const auto query = std::ranges::find(queries, thread.tid(), [](const auto& pair) { return pair.first; });
-        auto record = query->second.take(batch, *traced_, thread, credentials);
-        if (!record) {
-          if (first) first = Error(std::move(record).error());
-          return;
-        }
-        record->call = calls_[threads_.size()];
-        threads_.push_back(std::move(*record));
-      },
-      patience));
-  return first;
+  const auto build = [&](TracedThread& thread, Batch& batch) {
+    queries.emplace_back(batch);
+    if (&thread == &traced_->carrier()) questions.emplace(posix, batch);
+  };
+  const auto collect = [&](TracedThread& thread, Batch& batch) {
+    if (&thread == &traced_->carrier()) answers.emplace(batch);
+    const std::size_t index = threads_.size();
+    auto record = queries[index].take(batch, *traced_, thread, settled_threads_[index], credentials,
+                                      thread.tid() == pid() ? &status_ : nullptr);
+    if (!record && first) first = Error(record.error());
+    threads_.push_back(record ? *std::move(record) : ThreadRecord());
+  };
+  STASIS_TRY(traced_->run_in_each_thread(build, collect, patience));
+  STASIS_TRY(std::move(first));
+  return take_answers(*questions, *answers);
 }
 
-// Timers went on while the process stood, until they were read: what they sent since the freeze belongs to the image.
+// As late as can be before the timers are asked.
+Result<void> ProcessImage::note_pending_signals(Pending which) {
+  using kernel::SignalQueue;
+  const std::vector<TracedThread>& threads = traced_->threads();
+  record_.pending_signals =
+      encode_pending(STASIS_TRY(kernel::ptrace_peek_siginfo(threads.front().tid(), SignalQueue::kProcess)));
+  for (std::size_t i = 0; which == Pending::kOfThreadsToo && i < threads.size(); ++i) {
+    settled_threads_[i].pending_signals =
+        encode_pending(STASIS_TRY(kernel::ptrace_peek_siginfo(threads[i].tid(), SignalQueue::kThread)));
+  }
+  return {};
+}
+
+// Timers went on while the process stood, until they were read: what they sent
+// since the freeze belongs to the image.
 Result<void> ProcessImage::add_late_signals() {
   using kernel::SignalQueue;
   const auto add = [&](HostPid tid, SignalQueue queue, std::vector<std::byte>& known) -> Result<void> {
@@ -199,11 +247,12 @@ Result<void> ProcessImage::add_late_signals() {
 }
 
 // What is left of it is what others see: its number, its name, whose it was.
-Result<void> ProcessImage::add_ended_leader(const kernel::ProcStat& stat, const kernel::ProcStatus& status) {
+Result<void> ProcessImage::add_ended_leader() {
   const ThreadRecord& other = threads_.front();
-  ThreadRecord leader{.tid = record_.pid, .attributes = other.attributes, .ended = true, .wait_status = stat.exit_code};
+  ThreadRecord leader{
+      .tid = record_.pid, .attributes = other.attributes, .ended = true, .wait_status = stat_.exit_code};
   leader.attributes.name = STASIS_TRY(proc_.thread_comm(pid()));
-  leader.credentials = credentials_from_status(status, other.credentials.securebits);
+  leader.credentials = credentials_from_status(status_, other.credentials.securebits);
   threads_.insert(threads_.begin(), std::move(leader));
   record_.threads += 1;
   return {};
@@ -220,17 +269,17 @@ Result<void> ProcessImage::ask_seccomp(SeccompTable& table) {
   return {};
 }
 
+TracedProcess::GateOrder ProcessImage::gate_order() const {
+  return {.process = traced_.get(), .gadgets = &gadgets_, .vmas = &vmas_, .status = &status_};
+}
+
 Result<void> ProcessImage::inspect(SeccompTable& seccomp, const Patience& patience) {
-  stat_ = STASIS_TRY(proc_.stat());
-  const kernel::ProcStatus status = STASIS_TRY(proc_.status());
-  fill_ids(stat_, status, record_);
+  fill_ids(stat_, status_, record_);
   record_.stopped = traced_->carrier().group_stopped();
   record_.threads = static_cast<std::uint32_t>(traced_->threads().size());
-  STASIS_TRY(traced_->open_gate(gadgets_, vmas_, patience));
-  STASIS_TRY(ask_threads(patience));
-  STASIS_TRY(ask_process(patience));
+  STASIS_TRY(ask(patience));
   STASIS_TRY(add_late_signals());
-  if (proc_.leader_has_ended()) STASIS_TRY(add_ended_leader(stat_, status));
+  if (proc_.leader_has_ended()) STASIS_TRY(add_ended_leader());
   return ask_seccomp(seccomp);
 }
 
@@ -240,11 +289,15 @@ PageHolder ProcessImage::pages() {
 }
 
 Result<void> ProcessImage::inspect_memory(const OpenFileTable& files) {
-  fs_ = STASIS_TRY(gather_fs(proc_));
+  fs_ = STASIS_TRY(gather_fs(proc_, status_));
   if (!owns_memory()) return {};
-  memory_ = STASIS_TRY(
-      MemoryImage::take(proc_, traced_->memory(), {.pid = pid(), .vmas = vmas_, .stat = stat_, .brk = brk_}, files));
+  memory_ =
+      STASIS_TRY(MemoryImage::take(proc_, traced_->memory(), {.pid = pid(), .vmas = vmas_, .stat = stat_}, files));
   return {};
+}
+
+void ProcessImage::finish_inspection() {
+  if (owns_memory()) memory_->set_brk(brk_);
 }
 
 }  // namespace stasis

@@ -359,41 +359,62 @@ Result<void> ProcessRestore::load_state(const ThreadRecord& record, TracedThread
 
 // A call that the kernel would have restarted from its own notes (ERESTART_RESTARTBLOCK): these notes are made anew by
 // starting the call for real, with the time that is left.
-Result<void> ProcessRestore::restart_call(const ThreadRecord& record, TracedThread& thread, const Patience& patience) {
+bool ProcessRestore::must_start_call(const ThreadRecord& record, TracedThread& thread) const {
   if (arch::syscall_result(thread.registers) != arch::kErestartBlock ||
       arch::interrupted_syscall(thread.registers) < 0) {
-    return {};
+    return false;
   }
   const CallTimeout* const row = find_call_timeout(static_cast<long>(record.call.number));
-  const arch::Registers program = thread.registers;
-  if (!row || !restart_block_code(row->number) || !syscall_instruction_) {
-    log::info("restart", "thread {}: its call is not known and ends with EINTR", record.tid.value());
-    arch::set_syscall_result(thread.registers, -EINTR);
-    arch::forget_syscall(thread.registers);
-    return {};
+  if (row && restart_block_code(row->number) && syscall_instruction_) return true;
+  log::info("restart", "thread {}: its call is not known and ends with EINTR", record.tid.value());
+  arch::set_syscall_result(thread.registers, -EINTR);
+  arch::forget_syscall(thread.registers);
+  return false;
+}
+
+Result<std::vector<std::size_t>> ProcessRestore::load_states() {
+  std::vector<std::size_t> to_start;
+  for (std::size_t i = 0; i < threads_.size(); ++i) {
+    TracedThread& thread = process_->threads()[i];
+    STASIS_TRY(load_state(threads_[i], thread));
+    if (must_start_call(threads_[i], thread)) to_start.push_back(i);
   }
+  return to_start;
+}
+
+Result<void> ProcessRestore::begin_call(std::size_t index, const GateSlot& scratch) {
+  const ThreadRecord& record = threads_[index];
+  TracedThread& thread = process_->threads()[index];
+  const CallTimeout& row = *find_call_timeout(static_cast<long>(record.call.number));
   auto args = arch::syscall_arguments(thread.registers);
   const auto read = [this](std::uint64_t address) -> std::optional<std::chrono::nanoseconds> {
     const auto value = writer_->load(RemotePtr<timespec>(address));
     if (!value) return std::nullopt;
     return std::chrono::seconds(value->tv_sec) + std::chrono::nanoseconds(value->tv_nsec);
   };
-  if (const auto timeout = relative_timeout(row->number, thread.registers, {.timespec = read})) {
+  if (const auto timeout = relative_timeout(row.number, thread.registers, {.timespec = read})) {
     const auto left =
         std::max(std::chrono::nanoseconds(1), *timeout - std::chrono::nanoseconds(record.call.elapsed_ns));
-    if (row->form == CallTimeout::Form::kMilliseconds) {
-      args[row->argument] = static_cast<std::uint64_t>(std::chrono::ceil<std::chrono::milliseconds>(left).count());
+    if (row.form == CallTimeout::Form::kMilliseconds) {
+      args[row.argument] = static_cast<std::uint64_t>(std::chrono::ceil<std::chrono::milliseconds>(left).count());
     } else {
       const auto seconds = std::chrono::floor<std::chrono::seconds>(left);
-      Batch scratch = process_->batch();
-      args[row->argument] = scratch.put(timespec{seconds.count(), (left - seconds).count()}).remote;
+      args[row.argument] = Batch(scratch).put(timespec{seconds.count(), (left - seconds).count()}).remote;
     }
   }
-  const std::int64_t result =
-      STASIS_TRY(process_->start_and_interrupt(thread, syscall_instruction_, row->number, args, patience));
-  thread.registers = program;
+  return thread.begin_call(syscall_instruction_, arch::stack_pointer(thread.registers), row.number, args);
+}
+
+Result<void> ProcessRestore::interrupt_call(std::size_t index, const Patience& patience) {
+  return process_->threads()[index].interrupt_call(patience);
+}
+
+Result<void> ProcessRestore::finish_call(std::size_t index, const Patience& patience) {
+  const InterruptedCallRecord& call = threads_[index].call;
+  TracedThread& thread = process_->threads()[index];
+  const std::int64_t result = STASIS_TRY(thread.finish_interrupted_call(patience));
   if (result == arch::kErestartBlock) {
-    restart_with_note(thread.registers, row->number, std::chrono::nanoseconds(record.call.elapsed_ns));
+    restart_with_note(thread.registers, static_cast<long>(call.number), std::chrono::nanoseconds(call.elapsed_ns));
   } else {
     arch::set_syscall_result(thread.registers, result);
     arch::forget_syscall(thread.registers);
@@ -401,20 +422,19 @@ Result<void> ProcessRestore::restart_call(const ThreadRecord& record, TracedThre
   return {};
 }
 
-Result<void> ProcessRestore::start_calls(const Patience& patience) {
-  for (std::size_t i = 0; i < threads_.size(); ++i) {
-    TracedThread& thread = process_->threads()[i];
-    STASIS_TRY(load_state(threads_[i], thread));
-    STASIS_TRY(restart_call(threads_[i], thread, patience));
-  }
-  return {};
-}
-
-Result<void> ProcessRestore::stand_by(const Patience& patience) {
+Result<void> ProcessRestore::begin_stand_by() {
   if (!syscall_instruction_) {
     return Error(Errc::kUnsupportedTask, fmt::format("process {} has no vdso to leave through", record_.pid.value()));
   }
-  if (owns_.memory) STASIS_TRY(process_->drop_gate(syscall_instruction_, patience));
+  return owns_.memory ? process_->begin_drop_gate(syscall_instruction_) : Result<void>();
+}
+
+Result<void> ProcessRestore::enter_stand_by(const Patience& patience) {
+  return owns_.memory ? process_->enter_drop_gate(patience) : Result<void>();
+}
+
+Result<void> ProcessRestore::finish_stand_by(const Patience& patience) {
+  if (owns_.memory) STASIS_TRY(process_->finish_drop_gate(patience));
   for (TracedThread& thread : process_->threads()) STASIS_TRY(process_->set_final_state(thread));
   return {};
 }

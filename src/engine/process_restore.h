@@ -68,10 +68,18 @@ class ProcessRestore {
   Result<void> restore_context(const RestartContext& context);
   // Threads, descriptors, signals, limits, credentials: everything but the registers.
   Result<void> restore(const InheritedState& inherited, const RestartContext& context);
-  // Interrupted calls are started again.
-  Result<void> start_calls(const Patience& patience);
-  // The gate goes, registers are set. Beyond this only release() is left. REQUIRES: start_calls() in all processes.
-  Result<void> stand_by(const Patience& patience);
+  // What the threads will go on with; yields those whose interrupted call has to be started again.
+  Result<std::vector<std::size_t>> load_states();
+  // Starts that of one thread and interrupts it, in three steps that many threads can take side by side. `scratch`: of
+  // this thread alone until the last of them.
+  Result<void> begin_call(std::size_t thread, const GateSlot& scratch);
+  Result<void> interrupt_call(std::size_t thread, const Patience& patience);
+  Result<void> finish_call(std::size_t thread, const Patience& patience);
+  // The gate goes (in three steps likewise; those who share memory lose it with the first), registers are set. Beyond
+  // this only release() is left. REQUIRES: no call has to be started in any process.
+  Result<void> begin_stand_by();
+  Result<void> enter_stand_by(const Patience& patience);
+  Result<void> finish_stand_by(const Patience& patience);
   void release() {
     process_->release(record_.stopped && !record_.parent ? NewProcess::Run::kStopped : NewProcess::Run::kRunning);
   }
@@ -90,7 +98,7 @@ class ProcessRestore {
   Result<void> queue_thread_signals(const Patience& patience);
   Result<void> fill_thread(std::size_t index, const InheritedState& inherited, Batch& batch, BatchChecks& checks);
   Result<void> restore_last(const InheritedState& inherited, const Patience& patience);
-  Result<void> restart_call(const ThreadRecord& record, TracedThread& thread, const Patience& patience);
+  bool must_start_call(const ThreadRecord& record, TracedThread& thread) const;
   Result<void> load_state(const ThreadRecord& record, TracedThread& thread) const;
 
   ProcessRecord record_;

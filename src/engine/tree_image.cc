@@ -7,20 +7,24 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <ranges>
+#include <span>
 
 #include "base/log.h"
 #include "engine/job_states.h"
 #include "kernel/kcmp.h"
+#include "kernel/proc_children.h"
 #include "resource/task_obstacles/task_obstacles.h"
 #include "work/side_by_side.h"
 
 namespace stasis {
 namespace {
 
-// Whatever went wrong with a process that has ended meanwhile, that is the cause.
+// Whatever went wrong with a process that has ended meanwhile, that is the
+// cause.
 bool has_ended(HostPid pid) {
   const auto proc = kernel::ProcDir::open(pid);
   return !proc || proc->has_ended();
@@ -32,18 +36,46 @@ HostPid parent_of(const kernel::ProcDir& proc) {
   return HostPid(stat ? stat->ppid : 0);
 }
 
+// Is there so much to read that a thread of its own for it costs less?
+bool worth_a_thread(std::span<const std::unique_ptr<ProcessImage>> processes) {
+  constexpr std::size_t kMappings = 64;
+  std::size_t mappings = 0;
+  for (const auto& process : processes) mappings += process->vmas().size();
+  return mappings >= kMappings;
+}
+
+// Children of a process whose threads all stand.
+Result<std::vector<HostPid>> children_of(const TracedProcess& process) {
+  const std::vector<TracedThread>& threads = process.threads();
+  std::vector<std::vector<HostPid>> found(threads.size());
+  const auto look = [&](std::size_t i, std::size_t) -> Result<void> {
+    const std::string text = STASIS_TRY(process.proc().read(fmt::format("task/{}/children", threads[i].tid().value())));
+    found[i] = STASIS_TRY(kernel::parse_children(text));
+    return {};
+  };
+  STASIS_TRY(side_by_side({.count = threads.size(), .worth_a_thread = 64}, look));
+  std::vector<HostPid> all;
+  for (const auto& some : found) all.insert(all.end(), some.begin(), some.end());
+  std::ranges::sort(all);
+  return all;
+}
+
 }  // namespace
 
 TreeImage::~TreeImage() { let_go(); }
 
 Result<TreeImage> TreeImage::look(HostPid root) {
-  TreeImage tree(STASIS_TRY(Observer::here()));
+  TreeImage tree(STASIS_TRY(Observer::here()), STASIS_TRY(UsedSemaphores::look()));
   tree.processes_.push_back(STASIS_TRY(tree.look_at(root)));
   STASIS_TRY(tree.add_namespace_mates());
   for (std::size_t i = 0; i < tree.processes_.size(); ++i) {
-    auto added = tree.add_children_of(tree.processes_[i]->proc());
+    auto children = tree.processes_[i]->proc().children();
+    auto added = children ? tree.add_children(*std::move(children)) : Result<void>(Error(children.error()));
     if (!added && (i == 0 || !has_ended(tree.processes_[i]->pid()))) return Error(std::move(added).error());
   }
+  if (most_side_by_side() > 1 && worth_a_thread(tree.processes_))
+    tree.beside_ =
+        STASIS_TRY(WorkQueue::create({.name = "stasis-beside", .kind = QueueKind::kUnbound, .max_active = 1}));
   return tree;
 }
 
@@ -57,13 +89,13 @@ bool TreeImage::has(HostPid pid) const { return find(pid) || std::ranges::find(e
 
 Result<std::unique_ptr<ProcessImage>> TreeImage::look_at(HostPid pid) const {
   kernel::ProcDir proc = STASIS_TRY(kernel::ProcDir::open(pid));
-  const Obstacles obstacles = STASIS_TRY(find_task_obstacles(proc, observer_));
+  TaskFacts facts = STASIS_TRY(look_at_task(proc, observer_, semaphores_));
+  const Obstacles obstacles = find_task_obstacles(facts, observer_);
   if (!obstacles.empty()) return to_error(obstacles);
-  return ProcessImage::look(std::move(proc), *clocks_);
+  return ProcessImage::look(std::move(proc), std::move(facts), *clocks_);
 }
 
-Result<void> TreeImage::add_children_of(const kernel::ProcDir& proc) {
-  std::vector<HostPid> children = STASIS_TRY(proc.children());
+Result<void> TreeImage::add_children(std::vector<HostPid> children) {
   std::erase_if(children, [this](HostPid child) { return has(child); });
   std::vector<std::unique_ptr<ProcessImage>> found(children.size());
   std::vector<char> ended(children.size());
@@ -85,7 +117,8 @@ Result<void> TreeImage::add_children_of(const kernel::ProcDir& proc) {
   return {};
 }
 
-// A pid namespace that a restart made belongs to its tree, reparented orphans included; its process 1 is ours.
+// A pid namespace that a restart made belongs to its tree, reparented orphans
+// included; its process 1 is ours.
 Result<void> TreeImage::add_namespace_mates() {
   const HostPid parent = parent_of(processes_.front()->proc());
   const auto init = kernel::ProcDir::open(parent);
@@ -93,7 +126,7 @@ Result<void> TreeImage::add_namespace_mates() {
   if (!status || status->ns_pid.size() < 2 || status->ns_pid.back() != 1) return {};
   const auto name = init->thread_comm(parent);
   if (!name || *name != kInitName) return {};
-  return add_children_of(*init);
+  return add_children(STASIS_TRY(init->children()));
 }
 
 void TreeImage::let_go() {
@@ -102,7 +135,11 @@ void TreeImage::let_go() {
 
 // Waits for one process and takes up the children it has then.
 Result<TreeImage::Settled> TreeImage::settle(std::size_t index, const Patience& patience) {
-  auto settled = processes_[index]->settle(patience);
+  ProcessImage* const process = processes_[index].get();
+  auto settled = process->settle(patience, [&] {
+    if (beside_) (void)beside_->post([process] { process->look_ahead(); });
+  });
+  if (!settled && beside_) (void)beside_->flush();
   if (!settled && index > 0 && has_ended(processes_[index]->pid())) {
     ended_.push_back(processes_[index]->pid());
     processes_.erase(processes_.begin() + static_cast<std::ptrdiff_t>(index));
@@ -111,14 +148,17 @@ Result<TreeImage::Settled> TreeImage::settle(std::size_t index, const Patience& 
   if (!settled && processes_[index]->sleeps_in_vfork()) return Settled::kInVfork;
   STASIS_TRY(std::move(settled));
   const std::size_t known = processes_.size();
-  STASIS_TRY(add_children_of(processes_[index]->proc()));
+  std::vector<HostPid> children = STASIS_TRY(children_of(processes_[index]->traced()));
+  processes_[index]->set_childless(children.empty());
+  STASIS_TRY(add_children(std::move(children)));
   for (std::size_t i = known; i < processes_.size(); ++i) {
     if (auto attached = processes_[i]->attach(); !attached && !has_ended(processes_[i]->pid())) return attached.error();
   }
   return Settled::kStopped;
 }
 
-// Who was orphaned since we looked has the namespace's process 1 for a parent, which runs on.
+// Who was orphaned since we looked has the namespace's process 1 for a parent,
+// which runs on.
 Result<void> TreeImage::attach_new_mates() {
   const std::size_t known = processes_.size();
   STASIS_TRY(add_namespace_mates());
@@ -128,7 +168,8 @@ Result<void> TreeImage::attach_new_mates() {
   return {};
 }
 
-// Nothing: all stand. Otherwise the process that sleeps in vfork and can't be stopped.
+// Nothing: all stand. Otherwise the process that sleeps in vfork and can't be
+// stopped.
 Result<std::optional<HostPid>> TreeImage::freeze_once(const Patience& patience) {
   for (const auto& process : processes_) {
     auto attached = process->attach();
@@ -150,21 +191,28 @@ Result<std::optional<HostPid>> TreeImage::freeze_once(const Patience& patience) 
   return std::nullopt;
 }
 
-// A parent in vfork can't be stopped; its child must run on, so that both can be stopped a little later.
+// A parent in vfork can't be stopped; its child must run on, so that both can
+// be stopped a little later.
 Result<void> TreeImage::freeze(const Patience& patience) {
   constexpr useconds_t kPause = 2000;
-  while (const auto in_vfork = STASIS_TRY(freeze_once(patience))) {
+  const auto stop_all = [&] {
+    auto stopped = freeze_once(patience);
+    if (beside_) (void)beside_->flush();
+    return stopped;
+  };
+  while (const auto in_vfork = STASIS_TRY(stop_all())) {
     let_go();
     log::debug("checkpoint", "process {} is in vfork: later", in_vfork->value());
     if (!patience.check()) {
-      return Error(Errc::kUnsupportedTask,
-                   fmt::format("process {} waits in vfork for its child to run another program", in_vfork->value()))
+      return Error(Errc::kUnsupportedTask, fmt::format("process {} waits in vfork for its child to run "
+                                                       "another program",
+                                                       in_vfork->value()))
           .with_help("try again in a moment, or allow more time (--timeout)");
     }
     ::usleep(kPause);
   }
   STASIS_TRY(side_by_side({.count = processes_.size()},
-                          [this](std::size_t i, std::size_t) { return processes_[i]->refresh_mappings(); }));
+                          [this](std::size_t i, std::size_t) { return processes_[i]->refresh(); }));
   sort_by_descent();
   STASIS_TRY(find_shares());
   return find_zombies();
@@ -172,16 +220,15 @@ Result<void> TreeImage::freeze(const Patience& patience) {
 
 std::vector<std::pair<HostPid, HostPid>> TreeImage::parents() const {
   std::vector<std::pair<HostPid, HostPid>> pairs;
-  for (const auto& process : processes_) pairs.emplace_back(process->pid(), parent_of(process->proc()));
+  for (const auto& process : processes_) pairs.emplace_back(process->pid(), process->parent());
   return pairs;
 }
 
 Result<Obstacles> TreeImage::find_late_obstacles() const {
+  const UsedSemaphores semaphores = STASIS_TRY(UsedSemaphores::look());
   std::vector<Obstacles> found(processes_.size());
   const auto look = [&](std::size_t i, std::size_t) -> Result<void> {
-    const ProcessImage& process = *processes_[i];
-    const auto facts = STASIS_TRY(look_at_frozen_task(process.proc(), process.traced().threads().size(), observer_));
-    found[i] = find_task_obstacles(facts, observer_);
+    found[i] = STASIS_TRY(processes_[i]->find_late_obstacles(observer_, semaphores));
     return {};
   };
   STASIS_TRY(side_by_side({.count = processes_.size()}, look));
@@ -190,7 +237,37 @@ Result<Obstacles> TreeImage::find_late_obstacles() const {
   return all;
 }
 
-// Children of what ended during the freeze have other parents now. Depth first finds each parent before its children.
+Result<void> TreeImage::open_gates(const Patience& patience) const {
+  std::vector<TracedProcess::GateOrder> orders;
+  for (const auto& process : processes_) orders.push_back(process->gate_order());
+  return TracedProcess::open_gates(orders, patience);
+}
+
+// Memory is looked at beside the questions to the threads, which only the
+// tracer can ask.
+Result<void> TreeImage::inspect(SeccompTable& seccomp, const OpenFileTable& files, const Patience& patience) const {
+  STASIS_TRY(open_gates(patience));
+  std::vector<Result<void>> looked(processes_.size());
+  std::atomic<std::size_t> next = 0;
+  const auto look = [&] {
+    for (std::size_t i = next++; i < looked.size(); i = next++) looked[i] = processes_[i]->inspect_memory(files);
+  };
+  if (beside_) (void)beside_->post(look);
+  Result<void> asked;
+  for (const auto& process : processes_) {
+    if (asked) asked = process->inspect(seccomp, patience);
+  }
+  if (asked) look();
+  next = looked.size();
+  if (beside_) (void)beside_->flush();
+  STASIS_TRY(std::move(asked));
+  for (Result<void>& result : looked) STASIS_TRY(std::move(result));
+  for (const auto& process : processes_) process->finish_inspection();
+  return {};
+}
+
+// Children of what ended during the freeze have other parents now. Depth first
+// finds each parent before its children.
 void TreeImage::sort_by_descent() {
   std::map<HostPid, std::vector<std::size_t>> children;
   const auto pairs = parents();
@@ -211,35 +288,54 @@ void TreeImage::sort_by_descent() {
   processes_ = std::move(sorted);
 }
 
-// kcmp orders the objects; those that are equal lie side by side then, and belong to the first in the tree.
+// kcmp orders the objects; those that are equal lie side by side then, and
+// belong to the first in the tree.
+template <class Member>
+Result<void> TreeImage::find_sharers(kernel::KcmpType type, Member member, std::vector<std::size_t> candidates) {
+  Result<void> failed;
+  const auto compare = [&](std::size_t a, std::size_t b) {
+    const auto found = kernel::kcmp(type, processes_[a]->proc().live_tid(), processes_[b]->proc().live_tid());
+    if (!found && failed) failed = found.error();
+    return found ? *found : std::partial_ordering::unordered;
+  };
+  std::ranges::sort(candidates, [&](std::size_t a, std::size_t b) {
+    const auto found = a == b ? std::partial_ordering::equivalent : compare(a, b);
+    return found == std::partial_ordering::less || (found == std::partial_ordering::equivalent && a < b);
+  });
+  STASIS_TRY(std::move(failed));
+  for (std::size_t i = 1; i < candidates.size(); ++i) {
+    if (compare(candidates[i - 1], candidates[i]) == std::partial_ordering::equivalent)
+      processes_[candidates[i]]->shares().*member = processes_[candidates[i - 1]]->shares().*member;
+  }
+  return failed;
+}
+
+// Signal actions are shared only together with memory: clone(2) demands it, and
+// execve(2) gives up both.
 Result<void> TreeImage::find_shares() {
   using kernel::KcmpType;
-  constexpr std::array kKinds = {std::pair{KcmpType::kVm, &ProcessImage::Shares::memory},
-                                 std::pair{KcmpType::kFiles, &ProcessImage::Shares::files},
-                                 std::pair{KcmpType::kFs, &ProcessImage::Shares::fs},
-                                 std::pair{KcmpType::kSighand, &ProcessImage::Shares::sighand}};
-  for (const auto& process : processes_) {
-    process->shares() = {process.get(), process.get(), process.get(), process.get()};
+  using Shares = ProcessImage::Shares;
+  constexpr std::array kKinds = {std::pair{KcmpType::kVm, &Shares::memory}, std::pair{KcmpType::kFiles, &Shares::files},
+                                 std::pair{KcmpType::kFs, &Shares::fs}};
+  std::vector<std::size_t> all(processes_.size());
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    ProcessImage* const process = processes_[i].get();
+    process->shares() = {process, process, process, process};
+    all[i] = i;
   }
-  for (const auto& [type, member] : kKinds) {
-    std::vector<std::size_t> order(processes_.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-    Result<void> failed;
-    const auto compare = [&](std::size_t a, std::size_t b) {
-      const auto found = kernel::kcmp(type, processes_[a]->proc().live_tid(), processes_[b]->proc().live_tid());
-      if (!found && failed) failed = found.error();
-      return found ? *found : std::partial_ordering::unordered;
-    };
-    std::ranges::sort(order, [&](std::size_t a, std::size_t b) {
-      const auto found = a == b ? std::partial_ordering::equivalent : compare(a, b);
-      return found == std::partial_ordering::less || (found == std::partial_ordering::equivalent && a < b);
-    });
-    STASIS_TRY(std::move(failed));
-    for (std::size_t i = 1; i < order.size(); ++i) {
-      if (compare(order[i - 1], order[i]) == std::partial_ordering::equivalent)
-        processes_[order[i]]->shares().*member = processes_[order[i - 1]]->shares().*member;
-    }
-    STASIS_TRY(std::move(failed));
+  // A comparison needs no tracer; where there are but a few, a thread is not
+  // worth its while.
+  const std::size_t worth = all.size() < 16 ? kKinds.size() : 1;
+  STASIS_TRY(side_by_side({.count = kKinds.size(), .worth_a_thread = worth}, [&](std::size_t i, std::size_t) {
+    return find_sharers(kKinds[i].first, kKinds[i].second, all);
+  }));
+  std::map<ProcessImage*, std::vector<std::size_t>> by_memory;
+  for (const std::size_t i : all) by_memory[processes_[i]->shares().memory].push_back(i);
+  for (auto& [memory, members] : by_memory) {
+    if (members.size() == 1) continue;
+    STASIS_TRY(find_sharers(KcmpType::kSighand, &Shares::sighand, members));
+    // Somebody may have run on with it when the mappings were read.
+    for (const std::size_t i : members) STASIS_TRY(processes_[i]->refresh_mappings());
   }
   return {};
 }
@@ -249,7 +345,8 @@ Result<void> TreeImage::find_zombies() {
   constexpr useconds_t kPause = 100;
   zombies_.clear();
   for (const auto& process : processes_) {
-    for (const HostPid child : STASIS_TRY(process->proc().children())) {
+    if (process->childless()) continue;
+    for (const HostPid child : STASIS_TRY(children_of(process->traced()))) {
       if (find(child)) continue;
       // Nobody holds one that is on its way out.
       auto proc = kernel::ProcDir::open(child);
@@ -258,7 +355,9 @@ Result<void> TreeImage::find_zombies() {
         ::usleep(kPause);
         state = proc->stat();
       }
-      if (!state) continue;  // its parent is stopped: only one that ignores SIGCHLD loses it so
+      if (!state)
+        continue;  // its parent is stopped: only one that ignores SIGCHLD loses
+                   // it so
       const kernel::ProcStat& stat = *state;
       if (!stat.zombie()) {
         return Error(Errc::kUnsupportedTask, fmt::format("process {} was not there a moment ago", child.value()))
@@ -314,15 +413,19 @@ Result<void> TreeImage::ask_job_states(const Patience& patience) {
 }
 
 Result<void> TreeImage::resume(int signal) {
+  const Patience patience(std::chrono::hours(1), nullptr);
+  std::vector<TracedProcess*> all;
+  for (const auto& process : processes_) all.push_back(&process->traced());
+  TracedProcess::close_gates(all, patience);
   Result<void> first;
   for (const auto& process : processes_ | std::views::reverse) {
-    if (auto resumed = process->resume(signal); !resumed && first) first = std::move(resumed);
+    if (auto resumed = process->resume(signal, patience); !resumed && first) first = std::move(resumed);
   }
   return first;
 }
 
-// wait4(2) by the parent, through its gate. A parent that was killed by others, or did not come back from the last such
-// call, is left alone.
+// wait4(2) by the parent, through its gate. A parent that was killed by others,
+// or did not come back from the last such call, is left alone.
 void TreeImage::reap_in(ProcessImage& parent, ImagePid child) {
   if (!parent.attached() || !parent.traced().gate_open()) return;
   if (parent.traced().carrier().state() != TracedThread::State::kStopped) return;

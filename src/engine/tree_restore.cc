@@ -345,11 +345,34 @@ Result<void> TreeRestore::restore_job_states() {
   return {};
 }
 
+// A few at a time side by side: each step is begun in all of them before it is waited for in any.
+Result<void> TreeRestore::start_calls() {
+  struct Call {
+    ProcessRestore* process;
+    std::size_t thread;
+  };
+  std::vector<Call> calls;
+  for (const auto& process : live_) {
+    for (const std::size_t thread : STASIS_TRY(process->load_states())) calls.push_back({process.get(), thread});
+  }
+  const Patience& patience = context_.patience;
+  for (std::span<const Call> rest = calls; !rest.empty();) {
+    const auto some = rest.first(std::min(rest.size(), GateMemory::kSmallSlots));
+    rest = rest.subspan(some.size());
+    for (std::size_t i = 0; i < some.size(); ++i)
+      STASIS_TRY(some[i].process->begin_call(some[i].thread, gate_->memory().small_slot(i)));
+    for (const Call& call : some) STASIS_TRY(call.process->interrupt_call(call.thread, patience));
+    for (const Call& call : some) STASIS_TRY(call.process->finish_call(call.thread, patience));
+  }
+  return {};
+}
+
 Result<void> TreeRestore::stand_by() {
   STASIS_TRY(restore_job_states());
-  for (const auto& process : live_) STASIS_TRY(process->start_calls(context_.patience));
-  // Memory that several share loses the gate with the first: its other users must be done with it.
-  for (const auto& process : live_) STASIS_TRY(process->stand_by(context_.patience));
+  STASIS_TRY(start_calls());
+  for (const auto& process : live_) STASIS_TRY(process->begin_stand_by());
+  for (const auto& process : live_) STASIS_TRY(process->enter_stand_by(context_.patience));
+  for (const auto& process : live_) STASIS_TRY(process->finish_stand_by(context_.patience));
   return {};
 }
 

@@ -64,6 +64,7 @@ class TreeRestore {
   Result<void> end_zombies();
   Result<void> name_process(NewProcess& process, const std::string& name) const;
   Result<void> restore_job_states();
+  Result<void> start_calls();
   template <class... Args>
   Result<void> call(std::size_t node, std::string what, long nr, Args... args);
 

@@ -2,7 +2,9 @@
 #include "tracee/gadgets.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <mutex>
 #include <optional>
 #include <span>
 
@@ -67,6 +69,79 @@ std::size_t search_mapping(const kernel::ProcessMemory& memory, const kernel::Vm
   return read;
 }
 
+// Where a sequence was found in a file. Where the same file is mapped by others, it is likely to be there again.
+struct PlaceInFile {
+  std::uint32_t dev_major = 0, dev_minor = 0;
+  std::uint64_t inode = 0;
+  std::uint64_t offset = 0;
+  bool operator==(const PlaceInFile&) const = default;
+};
+struct KnownGadgets {
+  PlaceInFile syscall_return, restorer;
+  bool operator==(const KnownGadgets&) const = default;
+};
+
+// What was found in the programs so far. May be used by several threads at once.
+class GadgetMemory {
+ public:
+  static GadgetMemory& instance() {
+    static GadgetMemory memory;
+    return memory;
+  }
+  // Found before, and seen to be there.
+  std::optional<Gadgets> find(const kernel::ProcessMemory& memory, std::span<const kernel::Vma* const> vmas) {
+    std::vector<KnownGadgets> all;
+    {
+      const std::lock_guard lock(mutex_);
+      all = known_;
+    }
+    for (const KnownGadgets& known : all) {
+      const Gadgets gadgets{.syscall_return = address_of(known.syscall_return, vmas),
+                            .restorer = address_of(known.restorer, vmas)};
+      if (gadgets.safe() && are_there(memory, gadgets)) return gadgets;
+    }
+    return std::nullopt;
+  }
+  void remember(const Gadgets& gadgets, std::span<const kernel::Vma* const> vmas) {
+    constexpr std::size_t kMost = 64;
+    const auto a = place_of(gadgets.syscall_return, vmas), b = place_of(gadgets.restorer, vmas);
+    const std::lock_guard lock(mutex_);
+    if (!a || !b || known_.size() >= kMost) return;
+    const KnownGadgets found{.syscall_return = *a, .restorer = *b};
+    if (std::ranges::find(known_, found) == known_.end()) known_.push_back(found);
+  }
+
+ private:
+  static std::uint64_t address_of(const PlaceInFile& place, std::span<const kernel::Vma* const> vmas) {
+    for (const kernel::Vma* const vma : vmas) {
+      if (vma->inode != place.inode || vma->dev_major != place.dev_major || vma->dev_minor != place.dev_minor) continue;
+      if (place.offset >= vma->offset && place.offset - vma->offset < vma->size())
+        return vma->start + (place.offset - vma->offset);
+    }
+    return 0;
+  }
+  static std::optional<PlaceInFile> place_of(std::uint64_t address, std::span<const kernel::Vma* const> vmas) {
+    for (const kernel::Vma* const vma : vmas) {
+      if (!vma->contains(address)) continue;
+      return PlaceInFile{.dev_major = vma->dev_major,
+                         .dev_minor = vma->dev_minor,
+                         .inode = vma->inode,
+                         .offset = vma->offset + (address - vma->start)};
+    }
+    return std::nullopt;
+  }
+  static bool are_there(const kernel::ProcessMemory& memory, const Gadgets& gadgets) {
+    const auto with_return = arch::syscall_return_pattern(), restorer = arch::sigreturn_pattern();
+    const std::array ranges{kernel::RemoteRange{gadgets.syscall_return, with_return.size()},
+                            kernel::RemoteRange{gadgets.restorer, restorer.size()}};
+    std::vector<std::byte> bytes(with_return.size() + restorer.size());
+    return memory.read(ranges, bytes) && is_at(bytes, 0, with_return) && is_at(bytes, with_return.size(), restorer);
+  }
+
+  std::mutex mutex_;
+  std::vector<KnownGadgets> known_;
+};
+
 int rank(const kernel::Vma& vma) {
   const auto slash = vma.path.rfind('/');
   const std::string_view name =
@@ -83,6 +158,10 @@ Gadgets find_gadgets(const kernel::ProcessMemory& memory, const std::vector<kern
   for (const kernel::Vma& vma : vmas) {
     if (vma.executable() && vma.readable() && !vma.writable() && vma.file_backed()) candidates.push_back(&vma);
   }
+  if (auto known = GadgetMemory::instance().find(memory, candidates)) {
+    known->syscall = known->syscall_return;
+    return *known;
+  }
   std::ranges::stable_sort(candidates, {}, [](const kernel::Vma* vma) { return rank(*vma); });
   std::size_t searched = 0;
   for (const kernel::Vma* vma : candidates) {
@@ -90,6 +169,7 @@ Gadgets find_gadgets(const kernel::ProcessMemory& memory, const std::vector<kern
     searched += search_mapping(memory, *vma, gadgets);
   }
   gadgets.syscall = gadgets.syscall_return ? gadgets.syscall_return : gadgets.restorer ? gadgets.restorer + 7 : 0;
+  if (gadgets.safe()) GadgetMemory::instance().remember(gadgets, candidates);
   if (gadgets.syscall) return gadgets;
   for (const kernel::Vma& vma : vmas) {  // no file mapping has one: the vdso always does
     if (vma.path != "[vdso]") continue;

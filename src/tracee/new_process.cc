@@ -153,7 +153,7 @@ Result<NewProcess> NewProcess::bear(const Birth& birth, int report_signal, const
   NewProcess child(*gate_, pid, report_signal);
   child.threads_.push_back(TracedThread::adopt(pid));
   STASIS_TRY(child.leader().wait_stopped(patience));
-  STASIS_TRY(child.leader().capture());
+  STASIS_TRY(child.leader().capture_clone_of(leader()));
   return child;
 }
 
@@ -209,7 +209,7 @@ Result<void> NewProcess::create_threads(std::span<const ThreadSpec> threads, con
 Result<void> NewProcess::take_over(TracedThread thread, const Patience& patience) {
   threads_.push_back(std::move(thread));
   STASIS_TRY(threads_.back().wait_stopped(patience));
-  return threads_.back().capture();
+  return threads_.back().capture_clone_of(leader());
 }
 
 // Let go first: nobody can be let go of once it is a zombie, and its end must be reported to its own parent.
@@ -251,15 +251,14 @@ Result<void> NewProcess::run_in_each_thread(const ThreadBatch& build, const Thre
   return {};
 }
 
-Result<std::int64_t> NewProcess::start_and_interrupt(TracedThread& thread, std::uint64_t insn, long nr,
-                                                     const std::array<std::uint64_t, 6>& args,
-                                                     const Patience& patience) {
-  return thread.start_and_interrupt(insn, nr, args, patience);
+Result<void> NewProcess::begin_drop_gate(std::uint64_t insn) {
+  return leader().begin_call(insn, 0, SYS_munmap, {gate_->address(), gate_->size()});
 }
 
-Result<void> NewProcess::drop_gate(std::uint64_t insn, const Patience& patience) {
-  const std::int64_t result =
-      STASIS_TRY(leader().single_call(insn, 0, SYS_munmap, {gate_->address(), gate_->size()}, patience));
+Result<void> NewProcess::enter_drop_gate(const Patience& patience) { return leader().enter_call(patience); }
+
+Result<void> NewProcess::finish_drop_gate(const Patience& patience) {
+  const std::int64_t result = STASIS_TRY(leader().finish_call(patience));
   if (result < 0) return Error::from_errno(static_cast<int>(-result), "munmap of the gate");
   return {};
 }

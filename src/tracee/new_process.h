@@ -82,13 +82,11 @@ class NewProcess {
   // In every thread side by side: `build` fills the batch of threads()[index], `collect` looks at the results.
   Result<void> run_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect, const Patience& patience);
 
-  // Starts the system call `nr` in a thread for real and interrupts it at once, so that the kernel owns a restart block
-  // for it. Yields the result register: arch::kErestartBlock, or what the call returned because it did not have to
-  // wait.
-  Result<std::int64_t> start_and_interrupt(TracedThread& thread, std::uint64_t insn, long nr,
-                                           const std::array<std::uint64_t, 6>& args, const Patience& patience);
-  // Unmaps the gate by the syscall instruction at `insn`. No batch can run afterwards.
-  Result<void> drop_gate(std::uint64_t insn, const Patience& patience);
+  // Unmaps the gate by the syscall instruction at `insn`, in three steps that many processes can take side by side. No
+  // batch can run afterwards.
+  Result<void> begin_drop_gate(std::uint64_t insn);
+  Result<void> enter_drop_gate(const Patience& patience);
+  Result<void> finish_drop_gate(const Patience& patience);
   // Gives a thread its final registers, extended state and mask (the fields of TracedThread).
   Result<void> set_final_state(TracedThread& thread);
   // Lets it run: from here on it is on its own. kStopped: as if by SIGSTOP, without running an instruction.

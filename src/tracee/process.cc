@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <ranges>
 
@@ -34,6 +35,7 @@ constexpr std::size_t kFrameOffset = 512;
 static_assert(kHealAreaOffset + sizeof(HealArea) <= kFrameOffset);
 constexpr std::uint64_t kSigsetSize = 8;
 constexpr int kLastResortSignal = SIGURG;
+constexpr Batch::Extent kFirstWord{.begin = 0, .end = sizeof(std::uint64_t)};  // of a slot that is there already
 
 HealArea& heal_area(const GateSlot& slot) { return *reinterpret_cast<HealArea*>(slot.local + kHealAreaOffset); }
 
@@ -115,17 +117,21 @@ std::pair<std::uint64_t, std::uint64_t> TracedProcess::gate_range() const {
   return {gate_.remote(), gate_.remote() ? gate_.remote() + GateMemory::total_size() : 0};
 }
 
-Result<void> TracedProcess::check_seccomp(HostPid tid, std::uint32_t mode) const {
+Result<void> TracedProcess::suspend_late_seccomp(std::uint32_t mode) {
   if (mode == 0 || (options_ & kernel::kSuspendSeccomp) != 0) return {};
-  return Error(Errc::kSeccomp, fmt::format("thread {} came under seccomp a moment ago", tid.value()))
-      .with_help("try again");
+  for (const TracedThread& thread : threads_) {
+    const auto set = kernel::ptrace_set_options(thread.tid(), kernel::kTraceSysGood | kernel::kSuspendSeccomp);
+    if (set) continue;
+    return Error(Errc::kSeccomp, fmt::format("process {} came under seccomp a moment ago", pid_.value()))
+        .with_help("try again");
+  }
+  options_ |= kernel::kSuspendSeccomp;
+  return {};
 }
 
 // A signal that the program ignores now, does not wait for, and has none of pending: it can be queued without being
 // noticed.
-Result<void> TracedProcess::choose_report_signal() {
-  const kernel::ProcStatus status = STASIS_TRY(proc_.status());
-  STASIS_TRY(check_seccomp(pid_, status.zombie() ? 0 : status.seccomp));
+Result<void> TracedProcess::choose_report_signal(const kernel::ProcStatus& status) {
   inner_tgid_ = status.ns_tgid.empty() ? pid_.value() : status.ns_tgid.back();
   own_pid_namespace_ = status.ns_tgid.size() > 1;
   const std::uint64_t ignored_by_default = bit(SIGURG) | bit(SIGWINCH) | bit(SIGCHLD);
@@ -144,12 +150,33 @@ Result<void> TracedProcess::choose_report_signal() {
   return {};
 }
 
-Result<std::int64_t> TracedProcess::unguarded_call(long nr, const std::array<std::uint64_t, 6>& args,
-                                                   const Patience& patience) {
+Result<void> TracedProcess::begin(const UnguardedCall& call) {
   const bool safe = stack_frame_ != 0;
   const std::uint64_t insn = safe ? gadgets_.syscall_return : gadgets_.syscall;
   const std::uint64_t stack = safe ? stack_frame_ : arch::stack_pointer(carrier().registers);
-  return carrier().single_call(insn, stack, nr, args, patience);
+  return carrier().begin_call(insn, stack, call.nr, call.args);
+}
+
+// Every call that was begun is carried to its end.
+void TracedProcess::run_side_by_side(std::span<UnguardedCall> calls, const Patience& patience) {
+  const auto step = [&](const auto& take) {
+    for (UnguardedCall& call : calls) {
+      if (call.result) take(call);
+    }
+  };
+  const auto note = [](UnguardedCall& call, Result<void> done) {
+    if (!done) call.result = Error(std::move(done).error());
+  };
+  step([&](UnguardedCall& call) { note(call, call.process->begin(call)); });
+  step([&](UnguardedCall& call) { note(call, call.process->carrier().enter_call(patience)); });
+  step([&](UnguardedCall& call) { call.result = call.process->carrier().finish_call(patience); });
+}
+
+Result<std::int64_t> TracedProcess::unguarded_call(long nr, const std::array<std::uint64_t, 6>& args,
+                                                   const Patience& patience) {
+  UnguardedCall call{.process = this, .nr = nr, .args = args};
+  run_side_by_side(std::span(&call, 1), patience);
+  return std::move(call.result);
 }
 
 // Below the red zone of the carrier, if it runs on the main stack: a frame that returns it to where it was. Without it
@@ -171,47 +198,46 @@ Result<void> TracedProcess::place_stack_frame(const std::vector<kernel::Vma>& vm
   return {};
 }
 
-Result<void> TracedProcess::map_gate(const Patience& patience) {
-  const auto map = [&](std::uint64_t address, std::uint64_t size, int prot, int flags) -> Result<std::uint64_t> {
-    const std::int64_t result = STASIS_TRY(
-        unguarded_call(SYS_mmap,
-                       {address, size, static_cast<std::uint64_t>(prot),
-                        static_cast<std::uint64_t>(MAP_PRIVATE | MAP_ANONYMOUS | flags), ~std::uint64_t{0}, 0},
-                       patience));
-    if (result < 0 && result >= -4095)
-      return Error::from_errno(static_cast<int>(-result), fmt::format("mmap in process {}", pid_.value()));
-    return static_cast<std::uint64_t>(result);
-  };
-  GateMemory gate = STASIS_TRY(GateMemory::make_copy());
-  gate.set_remote(STASIS_TRY(map(0, GateMemory::total_size(), PROT_READ | PROT_WRITE, MAP_NORESERVE)));
-  gate_ = std::move(gate);
-  STASIS_TRY(map(gate_.remote(), GateMemory::code_size(), PROT_READ | PROT_EXEC, MAP_FIXED));
-  return memory_->write(gate_.thunk(), arch::thunk_code());
+// From our copy of the slot to the process, by one call.
+Result<void> TracedProcess::push(const GateSlot& slot, std::span<const Batch::Extent> parts) const {
+  std::vector<kernel::RemoteRange> ranges;
+  std::vector<std::byte> bytes;
+  for (const Batch::Extent& part : parts) {
+    ranges.push_back({.address = slot.remote + part.begin, .size = part.end - part.begin});
+    bytes.insert(bytes.end(), slot.local + part.begin, slot.local + part.end);
+  }
+  return memory_->write(ranges, bytes);
 }
 
 // Control block, healing area and frame of a slot, as prepared in our copy.
-Result<void> TracedProcess::push_slot(const GateSlot& slot) {
-  return memory_->write(slot.remote, std::span(slot.local, Batch::kArenaOffset));
+Result<void> TracedProcess::push_slot(const GateSlot& slot) const {
+  const Batch::Extent all{.begin = 0, .end = Batch::kArenaOffset};
+  return push(slot, std::span(&all, 1));
 }
 
-Result<void> TracedProcess::push_batch(const Batch& batch) {
+// The control block's first word, which says whether the batch ends at an error, is a part of the head.
+Result<void> TracedProcess::push_batch(const Batch& batch, Batch::Extent head) const {
   const GateSlot& slot = batch.slot();
-  const auto calls = batch.calls_extent(), data = batch.data_extent();
-  // The control block's first word goes along: it says whether the batch ends at an error.
   slot.control().stop_on_error = batch.on_error() == Batch::OnError::kStop;
-  STASIS_TRY(memory_->write(slot.remote, std::span(slot.local, sizeof(std::uint64_t))));
-  if (calls.begin != calls.end) {
-    STASIS_TRY(memory_->write(slot.remote + calls.begin, std::span(slot.local + calls.begin, calls.end - calls.begin)));
-  }
-  if (data.begin == data.end) return {};
-  return memory_->write(slot.remote + data.begin, std::span(slot.local + data.begin, data.end - data.begin));
+  return push(slot, std::array{head, batch.calls_extent(), batch.data_extent()});
 }
 
-Result<void> TracedProcess::pull_batch(const Batch& batch) {
+Result<void> TracedProcess::pull_batch(const Batch& batch) const {
   const GateSlot& slot = batch.slot();
-  for (const auto& part : {batch.calls_extent(), batch.data_extent()}) {
-    if (part.begin == part.end) continue;
-    STASIS_TRY(memory_->read(slot.remote + part.begin, std::span(slot.local + part.begin, part.end - part.begin)));
+  const std::array parts{batch.calls_extent(), batch.data_extent()};
+  std::vector<kernel::RemoteRange> ranges;
+  std::size_t size = 0;
+  for (const Batch::Extent& part : parts) {
+    ranges.push_back({.address = slot.remote + part.begin, .size = part.end - part.begin});
+    size += part.end - part.begin;
+  }
+  std::vector<std::byte> bytes(size);
+  STASIS_TRY(memory_->read(ranges, bytes));
+  auto from = bytes.begin();
+  for (const Batch::Extent& part : parts) {
+    const auto next = from + static_cast<std::ptrdiff_t>(part.end - part.begin);
+    std::copy(from, next, slot.local + part.begin);
+    from = next;
   }
   return {};
 }
@@ -281,8 +307,8 @@ Result<std::int32_t> TracedProcess::inner_tid(HostPid tid) const {
   return status.ns_pid.empty() ? tid.value() : status.ns_pid.back();
 }
 
-// Control block and healing frame of a thread in its slot.
-Result<void> TracedProcess::prepare_slot(TracedThread& thread, const GateSlot& slot) {
+// Control block and healing frame of a thread in our copy of its slot: the part that the process has to get.
+Result<Batch::Extent> TracedProcess::prepare_slot(TracedThread& thread, const GateSlot& slot) const {
   const arch::SigframeInput input{
       .registers = thread.registers, .xstate = thread.xstate, .signal_mask = thread.signal_mask};
   const auto frame = STASIS_TRY(arch::make_sigframe_above(input, slot.remote + kFrameOffset));
@@ -301,28 +327,78 @@ Result<void> TracedProcess::prepare_slot(TracedThread& thread, const GateSlot& s
   control.leave_by = 0;
   control.gate_start = gate_.remote();
   control.gate_size = GateMemory::total_size();
-  return push_slot(slot);
+  return Batch::Extent{.begin = 0, .end = frame.address + frame.bytes.size() - slot.remote};
 }
 
 Result<void> TracedProcess::open_gate(const Gadgets& gadgets, const std::vector<kernel::Vma>& vmas,
                                       const Patience& patience) {
+  const kernel::ProcStatus status = STASIS_TRY(proc_.status());
+  const GateOrder order{.process = this, .gadgets = &gadgets, .vmas = &vmas, .status = &status};
+  return open_gates(std::span(&order, 1), patience);
+}
+
+Result<void> TracedProcess::prepare_gate(const GateOrder& order) {
   STASIS_INVARIANT(settled_ && !gate_open());
-  gadgets_ = gadgets;
+  gadgets_ = *order.gadgets;
   if (!gadgets_.syscall) {
     return Error(Errc::kUnsupportedTask,
                  fmt::format("pid {}: no system-call instruction found in its code", pid_.value()));
   }
-  STASIS_TRY(choose_report_signal());
-  STASIS_TRY(place_stack_frame(vmas));
-  STASIS_TRY(map_gate(patience));
-  STASIS_TRY(prepare_slot(carrier(), gate_.carrier_slot()));
-  if (borrowed_) STASIS_TRY(borrow_report_signal(patience));
+  STASIS_TRY(suspend_late_seccomp(order.status->zombie() ? 0 : order.status->seccomp));
+  STASIS_TRY(choose_report_signal(*order.status));
+  STASIS_TRY(place_stack_frame(*order.vmas));
+  gate_to_be_ = STASIS_TRY(GateMemory::make_copy());
+  return {};
+}
+
+// Writes into a gate that is mapped what belongs there.
+Result<void> TracedProcess::furnish_gate(const Patience& patience) {
+  STASIS_TRY(memory_->write(gate_.thunk(), arch::thunk_code()));
+  const Batch::Extent slot = STASIS_TRY(prepare_slot(carrier(), gate_.carrier_slot()));
+  STASIS_TRY(push(gate_.carrier_slot(), std::span(&slot, 1)));
+  return borrowed_ ? borrow_report_signal(patience) : Result<void>();
+}
+
+Result<void> TracedProcess::open_gates(std::span<const GateOrder> orders, const Patience& patience) {
+  constexpr std::uint64_t kPrivate = MAP_PRIVATE | MAP_ANONYMOUS;
+  constexpr std::uint64_t kNoFile = ~std::uint64_t{0};
+  for (const GateOrder& order : orders) STASIS_TRY(order.process->prepare_gate(order));
+  std::vector<UnguardedCall> calls;
+  for (const GateOrder& order : orders) {
+    calls.push_back(
+        {.process = order.process,
+         .nr = SYS_mmap,
+         .args = {0, GateMemory::total_size(), PROT_READ | PROT_WRITE, kPrivate | MAP_NORESERVE, kNoFile, 0}});
+  }
+  const auto map = [&]() -> Result<void> {
+    run_side_by_side(calls, patience);
+    Result<void> first;
+    for (UnguardedCall& call : calls) {
+      TracedProcess& process = *call.process;
+      if (call.result && *call.result < 0 && *call.result >= -4095) {
+        call.result =
+            Error::from_errno(static_cast<int>(-*call.result), fmt::format("mmap in process {}", process.pid_.value()));
+      }
+      if (!call.result && first) first = Error(call.result.error());
+      if (!call.result || process.gate_open()) continue;
+      process.gate_to_be_.set_remote(static_cast<std::uint64_t>(*call.result));
+      process.gate_ = std::move(process.gate_to_be_);
+    }
+    return first;
+  };
+  STASIS_TRY(map());
+  for (UnguardedCall& call : calls) {
+    call.args = {
+        call.process->gate_.remote(), GateMemory::code_size(), PROT_READ | PROT_EXEC, kPrivate | MAP_FIXED, kNoFile, 0};
+  }
+  STASIS_TRY(map());
+  for (const GateOrder& order : orders) STASIS_TRY(order.process->furnish_gate(patience));
   return {};
 }
 
 Result<void> TracedProcess::run(const Batch& batch, const Patience& patience) {
   STASIS_TRY(set_way_out(LeaveBy::kUnmapping));
-  STASIS_TRY(push_batch(batch));
+  STASIS_TRY(push_batch(batch, kFirstWord));
   STASIS_TRY(carrier().start(gate_, batch, report_signal_));
   STASIS_TRY(carrier().await_report(patience));
   return pull_batch(batch);
@@ -337,9 +413,9 @@ Result<void> TracedProcess::run_in_each_thread(const ThreadBatch& build, const T
     for (std::size_t i = 0; i < count; ++i) {
       TracedThread& thread = threads_[first + i];
       const GateSlot slot = &thread == &carrier() ? gate_.carrier_slot() : gate_.small_slot(i);
-      if (&thread != &carrier()) STASIS_TRY(prepare_slot(thread, slot));
+      const Batch::Extent head = &thread == &carrier() ? kFirstWord : STASIS_TRY(prepare_slot(thread, slot));
       build(thread, batches.emplace_back(slot));
-      STASIS_TRY(push_batch(batches.back()));
+      STASIS_TRY(push_batch(batches.back(), head));
       STASIS_TRY(thread.start(gate_, batches.back(), report_signal_));
     }
     for (std::size_t i = 0; i < count; ++i) {
@@ -362,6 +438,22 @@ Result<void> TracedProcess::unmap_gate(const Patience& patience) {
     return Error::from_errno(static_cast<int>(-result), fmt::format("munmap in process {}", pid_.value()));
   gate_ = GateMemory();
   return {};
+}
+
+void TracedProcess::close_gates(std::span<TracedProcess* const> processes, const Patience& patience) {
+  std::vector<UnguardedCall> calls;
+  for (TracedProcess* const process : processes) {
+    const auto stands = [](const TracedThread& thread) { return thread.state() == TracedThread::State::kStopped; };
+    if (!process->gate_open() || process->borrowed_ || !std::ranges::all_of(process->threads_, stands)) continue;
+    const auto put_back = [&](TracedThread& thread) { return &thread == &process->carrier() || thread.put_back(); };
+    if (!std::ranges::all_of(process->threads_, put_back)) continue;
+    calls.push_back(
+        {.process = process, .nr = SYS_munmap, .args = {process->gate_.remote(), GateMemory::total_size()}});
+  }
+  run_side_by_side(calls, patience);
+  for (const UnguardedCall& call : calls) {
+    if (call.result && *call.result == 0) call.process->gate_ = GateMemory();
+  }
 }
 
 Result<void> TracedProcess::restore(const Patience& patience) {
@@ -413,13 +505,14 @@ void TracedProcess::let_threads_go(int signal) {
   for (TracedThread& thread : threads_ | std::views::reverse) thread.detach();
 }
 
-Result<void> TracedProcess::resume(int signal) {
+Result<void> TracedProcess::resume(int signal, const Patience* patience) {
   if (threads_.empty()) return {};
-  Patience patience(std::chrono::hours(1), nullptr);
+  std::optional<Patience> own;
+  if (!patience) patience = &own.emplace(std::chrono::hours(1), nullptr);
   Result<void> result;
   // Put back again where a call failed for once (a fault test, a signal): nothing is lost by a second try.
   for (int attempt = 0; settled_ && attempt < 3; ++attempt) {
-    result = restore(patience);
+    result = restore(*patience);
     if (result) break;
   }
   let_threads_go(signal);

@@ -16,6 +16,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "base/ids.h"
@@ -55,6 +56,17 @@ class TracedProcess {
 
   // Maps the gate. REQUIRES: settled. On failure nothing of ours stays in the process.
   Result<void> open_gate(const Gadgets& gadgets, const std::vector<kernel::Vma>& vmas, const Patience& patience);
+  // Of many processes side by side: each step is begun in all before it is waited for in any. What fails in one is
+  // carried to its end in the others; the error of the first is returned.
+  struct GateOrder {
+    TracedProcess* process;
+    const Gadgets* gadgets;
+    const std::vector<kernel::Vma>* vmas;
+    const kernel::ProcStatus* status;
+  };
+  static Result<void> open_gates(std::span<const GateOrder> orders, const Patience& patience);
+  // Unmaps those gates that can go at once, before resume() of the processes, which deals with the others.
+  static void close_gates(std::span<TracedProcess* const> processes, const Patience& patience);
   bool gate_open() const { return gate_.remote() != 0; }
   // [begin, end) of the gate in the process.
   std::pair<std::uint64_t, std::uint64_t> gate_range() const;
@@ -84,8 +96,9 @@ class TracedProcess {
   // Takes the gate down and puts every thread back as it was captured, still stopped.
   Result<void> restore(const Patience& patience);
   // restore() and let go. Carried through as far as it can be, even after errors; the first of them is returned.
-  // `signal` (0: none) is sent to the process before any of its threads runs again.
-  Result<void> resume(int signal = 0);
+  // `signal` (0: none) is sent to the process before any of its threads runs again. `patience`: one that lasts, where
+  // there is one already.
+  Result<void> resume(int signal = 0, const Patience* patience = nullptr);
   // SIGKILL, and waits until every thread is gone.
   void kill();
 
@@ -96,20 +109,31 @@ class TracedProcess {
   void forget_gone_threads();
   void let_threads_go(int signal);
   void let_unsettled_threads_go();
-  Result<void> choose_report_signal();
-  // A thread that came under seccomp when it was already ours must not be made to call anything.
-  Result<void> check_seccomp(HostPid tid, std::uint32_t mode) const;
+  Result<void> choose_report_signal(const kernel::ProcStatus& status);
+  // A process that came under seccomp since it was looked at must not be made to call anything before its filters are
+  // suspended.
+  Result<void> suspend_late_seccomp(std::uint32_t mode);
   Result<void> borrow_report_signal(const Patience& patience);
   Result<void> give_signal_back(const Patience& patience);
-  Result<void> prepare_slot(TracedThread& thread, const GateSlot& slot);
+  Result<Batch::Extent> prepare_slot(TracedThread& thread, const GateSlot& slot) const;
   // A call before the gate stands or when it goes.
+  struct UnguardedCall {
+    TracedProcess* process;
+    long nr;
+    std::array<std::uint64_t, 6> args;
+    Result<std::int64_t> result = std::int64_t{0};
+  };
+  Result<void> begin(const UnguardedCall& call);
+  static void run_side_by_side(std::span<UnguardedCall> calls, const Patience& patience);
   Result<std::int64_t> unguarded_call(long nr, const std::array<std::uint64_t, 6>& args, const Patience& patience);
   Result<void> place_stack_frame(const std::vector<kernel::Vma>& vmas);
-  Result<void> map_gate(const Patience& patience);
+  Result<void> prepare_gate(const GateOrder& order);
+  Result<void> furnish_gate(const Patience& patience);
   Result<void> unmap_gate(const Patience& patience);
-  Result<void> push_slot(const GateSlot& slot);
-  Result<void> push_batch(const Batch& batch);
-  Result<void> pull_batch(const Batch& batch);
+  Result<void> push(const GateSlot& slot, std::span<const Batch::Extent> parts) const;
+  Result<void> push_slot(const GateSlot& slot) const;
+  Result<void> push_batch(const Batch& batch, Batch::Extent head) const;
+  Result<void> pull_batch(const Batch& batch) const;
   enum class LeaveBy { kSigreturn, kUnmapping };
   Result<void> set_way_out(LeaveBy way);
 
@@ -124,6 +148,7 @@ class TracedProcess {
   Gadgets gadgets_;
   std::uint64_t stack_frame_ = 0;  // of the carrier, 0 if it has none
   GateMemory gate_;
+  GateMemory gate_to_be_;  // until the process has it
   int report_signal_ = 0;
   bool borrowed_ = false;
   std::array<std::uint64_t, 4> borrowed_action_{};

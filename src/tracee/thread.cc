@@ -7,6 +7,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -108,23 +109,39 @@ Result<void> TracedThread::wait_stopped(const Patience& patience) {
     }
     // A signal arrived first: deliver it, the stop we asked for follows.
     STASIS_TRY(kernel::ptrace_cont(tid_, status.event() == 0 ? status.stop_signal() & 0x7f : 0));
-    state_ = State::kRunning;
+    set_running();
   }
   return state_ == State::kStopped ? Result<void>() : Result<void>(gone(tid_));
 }
 
+void TracedThread::set_running() {
+  state_ = State::kRunning;
+  registers_in_place_.reset();
+  mask_in_place_.reset();
+}
+
 Result<void> TracedThread::capture() {
   STASIS_TRY(kernel::ptrace_get_regset(tid_, NT_PRSTATUS, std::as_writable_bytes(std::span(&registers, 1))));
-  xstate.resize(kXstateLimit);
-  const std::size_t size = STASIS_TRY(kernel::ptrace_get_regset(tid_, NT_X86_XSTATE, xstate));
-  xstate.resize(size);
-  xstate.shrink_to_fit();
+  static thread_local std::vector<std::byte> room(kXstateLimit);
+  const std::size_t size = STASIS_TRY(kernel::ptrace_get_regset(tid_, NT_X86_XSTATE, room));
+  xstate.assign(room.begin(), room.begin() + static_cast<std::ptrdiff_t>(std::min(size, room.size())));
   signal_mask = STASIS_TRY(kernel::ptrace_get_sigmask(tid_));
+  registers_in_place_ = registers;
+  mask_in_place_ = signal_mask;
+  return {};
+}
+
+Result<void> TracedThread::capture_clone_of(const TracedThread& creator) {
+  STASIS_TRY(kernel::ptrace_get_regset(tid_, NT_PRSTATUS, std::as_writable_bytes(std::span(&registers, 1))));
+  xstate = creator.xstate;
+  signal_mask = creator.signal_mask;
+  registers_in_place_ = registers;
   return {};
 }
 
 Result<void> TracedThread::block_signals(int except) {
   if (allowed_signal_ == except) return {};
+  mask_in_place_.reset();
   STASIS_TRY(kernel::ptrace_set_sigmask(tid_, except ? ~(std::uint64_t{1} << (except - 1)) : ~std::uint64_t{0}));
   allowed_signal_ = except;
   return {};
@@ -137,11 +154,12 @@ Result<void> TracedThread::start(const GateMemory& gate, const Batch& batch, int
   auto entry = arch::with_thunk(registers, gate.thunk(), slot.remote, batch.remote_ops(),
                                 static_cast<std::uint64_t>(batch.size()));
   if (batch.tile_configuration()) entry = arch::touching_tiles(entry, batch.tile_configuration());
+  registers_in_place_.reset();
   STASIS_TRY(kernel::ptrace_set_regset(tid_, NT_PRSTATUS, as_bytes(entry)));
   STASIS_TRY(block_signals(report_signal));
   report_signal_ = report_signal;
   STASIS_TRY(kernel::ptrace_cont(tid_));
-  state_ = State::kRunning;
+  set_running();
   return {};
 }
 
@@ -165,7 +183,7 @@ Result<void> TracedThread::pass_over(kernel::WaitStatus status, int report_signa
     }
   }
   STASIS_TRY(resume(tid_, deliver));
-  state_ = State::kRunning;
+  set_running();
   return {};
 }
 
@@ -180,54 +198,77 @@ Result<void> TracedThread::await_report(const Patience& patience) {
   }
 }
 
-Result<std::int64_t> TracedThread::single_call(std::uint64_t insn, std::uint64_t stack, long nr,
-                                               const std::array<std::uint64_t, 6>& args, const Patience& patience) {
+Result<void> TracedThread::begin_call(std::uint64_t insn, std::uint64_t stack, long nr,
+                                      const std::array<std::uint64_t, 6>& args) {
   STASIS_INVARIANT(state_ == State::kStopped);
   arch::Registers call = arch::with_syscall(registers, insn, nr, args);
   arch::set_stack_pointer(call, stack);
+  registers_in_place_.reset();
   STASIS_TRY(stubbornly([&] { return kernel::ptrace_set_regset(tid_, NT_PRSTATUS, as_bytes(call)); }));
   STASIS_TRY(stubbornly([&] { return block_signals(0); }));
-  for (int stops = 0; stops < 2; ++stops) {  // entry, exit
-    STASIS_TRY(stubbornly([&] { return kernel::ptrace_syscall(tid_); }));
-    state_ = State::kRunning;
-    kernel::WaitStatus status = STASIS_TRY(wait_through(patience));
-    while (!status.syscall_stop()) {
-      STASIS_TRY(pass_over(status, 0, kernel::ptrace_syscall));
-      status = STASIS_TRY(wait_through(patience));
-    }
+  STASIS_TRY(stubbornly([&] { return kernel::ptrace_syscall(tid_); }));
+  set_running();
+  return {};
+}
+
+Result<void> TracedThread::await_call_stop(const Patience& patience) {
+  kernel::WaitStatus status = STASIS_TRY(wait_through(patience));
+  while (!status.syscall_stop()) {
+    STASIS_TRY(pass_over(status, 0, kernel::ptrace_syscall));
+    status = STASIS_TRY(wait_through(patience));
   }
+  return {};
+}
+
+Result<void> TracedThread::enter_call(const Patience& patience) {
+  STASIS_TRY(await_call_stop(patience));
+  STASIS_TRY(stubbornly([&] { return kernel::ptrace_syscall(tid_); }));
+  set_running();
+  return {};
+}
+
+Result<std::int64_t> TracedThread::finish_call(const Patience& patience) {
+  STASIS_TRY(await_call_stop(patience));
+  arch::Registers call;
   STASIS_TRY(stubbornly(
       [&] { return kernel::ptrace_get_regset(tid_, NT_PRSTATUS, std::as_writable_bytes(std::span(&call, 1))); }));
   return arch::syscall_result(call);
 }
 
-Result<std::int64_t> TracedThread::start_and_interrupt(std::uint64_t insn, long nr,
-                                                       const std::array<std::uint64_t, 6>& args,
-                                                       const Patience& patience) {
-  arch::Registers call = arch::with_syscall(registers, insn, nr, args);
-  STASIS_TRY(kernel::ptrace_set_regset(tid_, NT_PRSTATUS, as_bytes(call)));
-  STASIS_TRY(block_signals(0));
-  STASIS_TRY(kernel::ptrace_syscall(tid_));
-  state_ = State::kRunning;
-  kernel::WaitStatus status = STASIS_TRY(wait(patience));
-  while (!status.syscall_stop()) {
-    STASIS_TRY(pass_over(status, 0, kernel::ptrace_syscall));
-    status = STASIS_TRY(wait(patience));
-  }
-  // At the entry: with the interruption already pending the call begins, and ends as soon as it would wait.
+Result<std::int64_t> TracedThread::single_call(std::uint64_t insn, std::uint64_t stack, long nr,
+                                               const std::array<std::uint64_t, 6>& args, const Patience& patience) {
+  STASIS_TRY(begin_call(insn, stack, nr, args));
+  STASIS_TRY(enter_call(patience));
+  return finish_call(patience);
+}
+
+// With the interruption already pending the call begins, and ends as soon as it would wait.
+Result<void> TracedThread::interrupt_call(const Patience& patience) {
+  STASIS_TRY(await_call_stop(patience));
   STASIS_TRY(kernel::ptrace_interrupt(tid_));
   STASIS_TRY(kernel::ptrace_cont(tid_));
-  state_ = State::kRunning;
+  set_running();
+  return {};
+}
+
+Result<std::int64_t> TracedThread::finish_interrupted_call(const Patience& patience) {
   STASIS_TRY(wait_stopped(patience));
+  arch::Registers call;
   STASIS_TRY(kernel::ptrace_get_regset(tid_, NT_PRSTATUS, std::as_writable_bytes(std::span(&call, 1))));
   return arch::syscall_result(call);
 }
 
 Result<void> TracedThread::put_back() {
   if (state_ != State::kStopped) return gone(tid_);
-  STASIS_TRY(stubbornly([&] { return kernel::ptrace_set_sigmask(tid_, signal_mask); }));
-  allowed_signal_ = -1;
-  return stubbornly([&] { return kernel::ptrace_set_regset(tid_, NT_PRSTATUS, as_bytes(registers)); });
+  if (mask_in_place_ != signal_mask) {
+    STASIS_TRY(stubbornly([&] { return kernel::ptrace_set_sigmask(tid_, signal_mask); }));
+    allowed_signal_ = -1;
+    mask_in_place_ = signal_mask;
+  }
+  if (registers_in_place_ && std::memcmp(&*registers_in_place_, &registers, sizeof registers) == 0) return {};
+  STASIS_TRY(stubbornly([&] { return kernel::ptrace_set_regset(tid_, NT_PRSTATUS, as_bytes(registers)); }));
+  registers_in_place_ = registers;
+  return {};
 }
 
 void TracedThread::await_stop_briefly() {
@@ -242,10 +283,11 @@ void TracedThread::await_stop_briefly() {
 }
 
 Result<void> TracedThread::die_by(int signal, const Patience& patience) {
+  mask_in_place_.reset();
   STASIS_TRY(kernel::ptrace_set_sigmask(tid_, 0));
   STASIS_TRY(kernel::send_thread_signal(tid_, tid_, signal));
   STASIS_TRY(kernel::ptrace_cont(tid_));
-  state_ = State::kRunning;
+  set_running();
   return await_end(patience);
 }
 
@@ -254,7 +296,7 @@ Result<void> TracedThread::enter_group_stop(const Patience& patience) {
   int deliver = 0;
   for (;;) {
     STASIS_TRY(kernel::ptrace_cont(tid_, deliver));
-    state_ = State::kRunning;
+    set_running();
     const kernel::WaitStatus status = STASIS_TRY(wait(patience));
     if (status.group_stop()) break;
     const int signal = status.event() == 0 ? status.stop_signal() & 0x7f : 0;
@@ -271,7 +313,7 @@ Result<void> TracedThread::await_end(const Patience& patience) {
     if (!status && state_ != State::kGone) return Error(status.error());
     if (!status) break;
     STASIS_TRY(kernel::ptrace_cont(tid_, status->event() == 0 ? status->stop_signal() & 0x7f : 0));
-    state_ = State::kRunning;
+    set_running();
   }
   return {};
 }

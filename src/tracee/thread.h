@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "arch/x86_64/registers.h"
@@ -35,6 +36,9 @@ class TracedThread {
   Result<void> wait_stopped(const Patience& patience);
   // Reads registers, extended state and signal mask into the fields below. REQUIRES: stopped.
   Result<void> capture();
+  // The same of a thread that was just cloned from `creator`, of which it has all but the registers. Its mask is not
+  // known.
+  Result<void> capture_clone_of(const TracedThread& creator);
 
   // Starts a batch without waiting / waits for its report. Between captures the thread may run any number of batches;
   // its own state stays in the fields below and healing(): it is put back by leave_gate().
@@ -43,11 +47,16 @@ class TracedThread {
   // One system call at the instruction `insn` with stack pointer `stack`, by system-call stops. The result register.
   Result<std::int64_t> single_call(std::uint64_t insn, std::uint64_t stack, long nr,
                                    const std::array<std::uint64_t, 6>& args, const Patience& patience);
-  // Starts the call for real and interrupts it once it waits; the result register. See
-  // NewProcess::start_and_interrupt().
-  Result<std::int64_t> start_and_interrupt(std::uint64_t insn, long nr, const std::array<std::uint64_t, 6>& args,
-                                           const Patience& patience);
-  // Puts the captured registers and mask back. REQUIRES: stopped.
+  // The same in three steps, so that several threads can take each of them side by side.
+  Result<void> begin_call(std::uint64_t insn, std::uint64_t stack, long nr, const std::array<std::uint64_t, 6>& args);
+  Result<void> enter_call(const Patience& patience);
+  Result<std::int64_t> finish_call(const Patience& patience);
+  // A call that is to wait, and be interrupted at once: after begin_call(), instead of the other two steps. Yields the
+  // result register: arch::kErestartBlock (the kernel then owns a restart block for it), or what the call returned
+  // because it did not have to wait.
+  Result<void> interrupt_call(const Patience& patience);
+  Result<std::int64_t> finish_interrupted_call(const Patience& patience);
+  // Puts the captured registers and mask back, as far as they are not in place. REQUIRES: stopped.
   Result<void> put_back();
   // Lets it run on. Never fails for good: a thread that is gone is gone.
   void detach();
@@ -75,8 +84,12 @@ class TracedThread {
   explicit TracedThread(HostPid tid) : tid_(tid) {}
   Result<kernel::WaitStatus> wait(const Patience& patience);
   Result<kernel::WaitStatus> wait_through(const Patience& patience);
+  // Waits until it stands at the begin or the end of a system call.
+  Result<void> await_call_stop(const Patience& patience);
   // Deals with a stop that is not the one waited for and lets the thread go on (`resume`).
   Result<void> pass_over(kernel::WaitStatus status, int report_signal, Result<void> (*resume)(HostPid, int));
+  // It is about to run, and its registers and mask are no longer known.
+  void set_running();
   // Blocks all signals but `except` (0: none). Done after the registers were set, so that a dying coordinator leaves a
   // blocked mask only behind a frame that undoes it.
   Result<void> block_signals(int except);
@@ -86,6 +99,9 @@ class TracedThread {
   bool group_stopped_ = false;
   int report_signal_ = 0;
   int allowed_signal_ = -1;  // -1: the mask is the program's own
+  // What the stopped thread has now, where that is known.
+  std::optional<arch::Registers> registers_in_place_;
+  std::optional<std::uint64_t> mask_in_place_;
   std::vector<int> held_signals_;
 };
 

@@ -10,7 +10,10 @@
 
 namespace stasis {
 
-std::size_t most_side_by_side() { return std::max(std::thread::hardware_concurrency(), 1u); }
+std::size_t most_side_by_side() {
+  static const unsigned cpus = std::thread::hardware_concurrency();  // asks the kernel each time
+  return std::max(cpus, 1u);
+}
 
 Result<void> side_by_side(SideBySide work,
                           const std::function<Result<void>(std::size_t piece, std::size_t place)>& function) {

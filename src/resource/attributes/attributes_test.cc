@@ -34,7 +34,7 @@ ProcessAttributes ask_process(Frozen& frozen) {
   Batch batch = frozen.batch();
   const ProcessAttributeQuery query(batch);
   frozen.run(batch);
-  auto attributes = query.take(batch, frozen.proc());
+  auto attributes = query.take(batch, *OutsideAttributes::read(frozen.proc()));
   EXPECT_TRUE(attributes) << attributes.error().to_string();
   return attributes ? *attributes : ProcessAttributes{};
 }

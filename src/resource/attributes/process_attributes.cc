@@ -73,7 +73,16 @@ ProcessAttributeQuery::ProcessAttributeQuery(Batch& batch) {
   batch.call(arch::kArchPrctl, arch::kGetUntagMask, untag_mask_);
 }
 
-Result<ProcessAttributes> ProcessAttributeQuery::take(const Batch& batch, const kernel::ProcDir& proc) const {
+Result<OutsideAttributes> OutsideAttributes::read(const kernel::ProcDir& proc) {
+  OutsideAttributes attributes;
+  attributes.oom_score_adj = STASIS_TRY(read_oom_score_adj(proc));
+  attributes.coredump_filter = STASIS_TRY(read_coredump_filter(proc));
+  for (const kernel::CgroupMembership& group : STASIS_TRY(proc.cgroups()))
+    attributes.cgroups.push_back(fmt::format("{}:{}:{}", group.hierarchy, group.controllers, group.path));
+  return attributes;
+}
+
+Result<ProcessAttributes> ProcessAttributeQuery::take(const Batch& batch, const OutsideAttributes& outside) const {
   auto value_or_0 = [&](std::size_t call) {
     const std::int64_t result = batch.result(first_ + call);
     return result < 0 ? std::uint32_t{0} : static_cast<std::uint32_t>(result);
@@ -87,10 +96,9 @@ Result<ProcessAttributes> ProcessAttributeQuery::take(const Batch& batch, const 
   attributes.memory_merge = value_or_0(kMemoryMerge) != 0;
   attributes.mdwe = value_or_0(kMdwe);
   if (batch.result(first_ + kUntagMask) == 0) attributes.untag_mask = *untag_mask_;
-  attributes.oom_score_adj = STASIS_TRY(read_oom_score_adj(proc));
-  attributes.coredump_filter = STASIS_TRY(read_coredump_filter(proc));
-  for (const kernel::CgroupMembership& group : STASIS_TRY(proc.cgroups()))
-    attributes.cgroups.push_back(fmt::format("{}:{}:{}", group.hierarchy, group.controllers, group.path));
+  attributes.oom_score_adj = outside.oom_score_adj;
+  attributes.coredump_filter = outside.coredump_filter;
+  attributes.cgroups = outside.cgroups;
   return attributes;
 }
 

@@ -53,12 +53,21 @@ struct ProcessAttributes {
   }
 };
 
+// Those that are read from /proc.
+struct OutsideAttributes {
+  std::int32_t oom_score_adj = 0;
+  std::uint32_t coredump_filter = 0;
+  std::vector<std::string> cgroups;
+
+  static Result<OutsideAttributes> read(const kernel::ProcDir& proc);
+};
+
 // Appends 6 calls to the carrier's batch; take() after it ran.
 class ProcessAttributeQuery {
  public:
   explicit ProcessAttributeQuery(Batch& batch);
   // A feature that this kernel lacks keeps its default.
-  Result<ProcessAttributes> take(const Batch& batch, const kernel::ProcDir& proc) const;
+  Result<ProcessAttributes> take(const Batch& batch, const OutsideAttributes& outside) const;
 
  private:
   std::size_t first_ = 0;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <cstring>
@@ -59,6 +60,12 @@ std::size_t count_cpus(const kernel::CpuMask& mask) {
 std::size_t online_cpus() {
   static const long count = ::sysconf(_SC_NPROCESSORS_ONLN);
   return static_cast<std::size_t>(std::max(count, 1L));
+}
+
+Result<std::uint64_t> usual_slice() {
+  static std::atomic<std::uint64_t> known = 0;
+  if (known == 0) known = STASIS_TRY(kernel::get_sched_attr(HostPid(0))).runtime;
+  return known.load();
 }
 
 Result<void> apply_affinity(const ThreadAttributes& wanted, HostPid tid) {
@@ -190,8 +197,7 @@ Result<void> ThreadAttributeQuery::take_scheduling(HostPid tid, ThreadAttributes
   attributes.util_min = sched.util_min;
   attributes.util_max = sched.util_max;
   // The default time slice depends on the machine: it is saved as 0.
-  if (fair(sched.policy) && sched.runtime == STASIS_TRY(kernel::get_sched_attr(HostPid(0))).runtime)
-    attributes.sched_runtime = 0;
+  if (fair(sched.policy) && sched.runtime == STASIS_TRY(usual_slice())) attributes.sched_runtime = 0;
   attributes.affinity = STASIS_TRY(kernel::get_affinity(tid));
   attributes.all_cpus = count_cpus(attributes.affinity) >= online_cpus();
   attributes.io_priority = STASIS_TRY(kernel::get_io_priority(tid));

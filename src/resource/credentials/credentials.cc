@@ -290,14 +290,14 @@ Result<CredentialAnswer> CredentialsQuery::answer(const Batch& batch) const {
 }
 
 Result<Credentials> CredentialsQuery::take(const Batch& batch, const kernel::ProcDir& proc, HostPid tid,
-                                           CredentialsCache& cache) const {
+                                           CredentialsCache& cache, const kernel::ProcStatus* known) const {
   const CredentialAnswer mine = STASIS_TRY(answer(batch));
   const bool told_all = mine.group_count >= 0;
   if (told_all) {
-    if (const Credentials* known = cache.find(mine)) return *known;
+    if (const Credentials* same = cache.find(mine)) return *same;
   }
-  const kernel::ProcStatus status = STASIS_TRY(proc.thread_status(tid));
-  Credentials credentials = credentials_from_status(status, mine.securebits);
+  Credentials credentials =
+      credentials_from_status(known ? *known : STASIS_TRY(proc.thread_status(tid)), mine.securebits);
   if (told_all) cache.insert(mine, credentials);
   return credentials;
 }

@@ -86,8 +86,9 @@ class CredentialsCache {
 class CredentialsQuery {
  public:
   explicit CredentialsQuery(Batch& batch);
-  // Reads status only if the cache does not know the answer.
-  Result<Credentials> take(const Batch& batch, const kernel::ProcDir& proc, HostPid tid, CredentialsCache& cache) const;
+  // Reads status only if the cache does not know the answer and it is not given. (`known`: the thread's own, as it is.)
+  Result<Credentials> take(const Batch& batch, const kernel::ProcDir& proc, HostPid tid, CredentialsCache& cache,
+                           const kernel::ProcStatus* known = nullptr) const;
 
  private:
   Result<CredentialAnswer> answer(const Batch& batch) const;

@@ -57,11 +57,11 @@ Result<UniqueFd> open_root(const RestartContext& ctx, const std::string& path) {
 
 }  // namespace
 
-Result<FsState> gather_fs(const kernel::ProcDir& proc) {
+Result<FsState> gather_fs(const kernel::ProcDir& proc, const kernel::ProcStatus& status) {
   FsState state{.pid = proc.pid(), .record = {}, .obstacle = {}};
   state.record.root = STASIS_TRY(proc.root_link());
   state.record.working_directory = STASIS_TRY(proc.cwd_link());
-  state.record.umask = STASIS_TRY(proc.status()).umask.value_or(0);  // only a zombie has none
+  state.record.umask = status.umask.value_or(0);  // only a zombie has none
   state.obstacle = STASIS_TRY(find_obstacle(proc, state.record));
   return state;
 }

@@ -44,7 +44,7 @@ struct FsState {
   FsRecord record;
   std::optional<Obstacle> obstacle;  // why it can't be saved
 };
-Result<FsState> gather_fs(const kernel::ProcDir& proc);
+Result<FsState> gather_fs(const kernel::ProcDir& proc, const kernel::ProcStatus& status);
 
 // Object = FsState*.
 Result<void> checkpoint_fs(void* context, ObjRef ref, void* object);

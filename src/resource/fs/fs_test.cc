@@ -17,7 +17,10 @@ namespace {
 
 using testing::Child;
 
-Result<FsState> gather(HostPid pid) { return gather_fs(STASIS_TRY(kernel::ProcDir::open(pid))); }
+Result<FsState> gather(HostPid pid) {
+  const auto proc = STASIS_TRY(kernel::ProcDir::open(pid));
+  return gather_fs(proc, STASIS_TRY(proc.status()));
+}
 
 TEST(Fs, IsGatheredFromAnotherProcess) {
   const sample::ScratchDir dir;

@@ -7,7 +7,9 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
+#include <mutex>
 
 #include "base/file.h"
 #include "image/page_runs.h"
@@ -79,6 +81,37 @@ std::int64_t mtime_ns(const struct ::stat& st) {
   return std::int64_t{st.st_mtim.tv_sec} * 1'000'000'000 + st.st_mtim.tv_nsec;
 }
 
+// That of a file which many processes map is read once, as long as it stays the same.
+class BuildIds {
+ public:
+  static Result<std::vector<std::byte>> of(const UniqueFd& file, const struct ::stat& st) {
+    static BuildIds known;
+    const Key key{static_cast<std::int64_t>(st.st_dev),
+                  static_cast<std::int64_t>(st.st_ino),
+                  st.st_size,
+                  st.st_mtim.tv_sec,
+                  st.st_mtim.tv_nsec,
+                  st.st_ctim.tv_sec,
+                  st.st_ctim.tv_nsec};
+    {
+      const std::lock_guard lock(known.mutex_);
+      if (const auto found = known.ids_.find(key); found != known.ids_.end()) return found->second;
+    }
+    const UniqueFd fd =
+        STASIS_TRY(open_at(AT_FDCWD, fmt::format("/proc/self/fd/{}", file.get()), O_RDONLY | O_NONBLOCK));
+    auto id = read_build_id(fd.get());
+    const std::lock_guard lock(known.mutex_);
+    if (known.ids_.size() < kMost) known.ids_.emplace(key, id);
+    return id;
+  }
+
+ private:
+  static constexpr std::size_t kMost = 4096;
+  using Key = std::array<std::int64_t, 7>;
+  std::mutex mutex_;
+  std::map<Key, std::vector<std::byte>> ids_;
+};
+
 // Collects the mapped files once each and yields their indices.
 class FileList {
  public:
@@ -100,11 +133,7 @@ class FileList {
     file.inode = st.st_ino;
     file.size = static_cast<std::uint64_t>(st.st_size);
     file.mtime_ns = mtime_ns(st);
-    if (S_ISREG(st.st_mode) && !writable) {
-      const UniqueFd fd =
-          STASIS_TRY(open_at(AT_FDCWD, fmt::format("/proc/self/fd/{}", found.get()), O_RDONLY | O_NONBLOCK));
-      file.build_id = read_build_id(fd.get());
-    }
+    if (S_ISREG(st.st_mode) && !writable) file.build_id = STASIS_TRY(BuildIds::of(found, st));
     const auto index = static_cast<std::uint32_t>(files_.size());
     files_.push_back(std::move(file));
     known_.emplace(key, index);
@@ -179,13 +208,13 @@ Result<void> add_private(const kernel::PageScanner& scanner, const Vma& vma, std
   return {};
 }
 
-MmLayout layout_of(const kernel::ProcStat& stat, std::uint64_t brk) {
+MmLayout layout_of(const kernel::ProcStat& stat) {
   return {.start_code = stat.startcode,
           .end_code = stat.endcode,
           .start_data = stat.start_data,
           .end_data = stat.end_data,
           .start_brk = stat.start_brk,
-          .brk = brk,
+          .brk = 0,
           .start_stack = stat.startstack,
           .arg_start = stat.arg_start,
           .arg_end = stat.arg_end,
@@ -240,7 +269,7 @@ Result<MemoryImage> MemoryImage::take(const kernel::ProcDir& proc, const kernel:
     }
     record.vmas.push_back(std::move(row));
   }
-  record.layout = layout_of(facts.stat, facts.brk);
+  record.layout = layout_of(facts.stat);
   record.auxv = bytes_of(STASIS_TRY(proc.read("auxv")));
   const std::string exe = STASIS_TRY(proc.exe_link());
   const struct ::stat st = STASIS_TRY(proc.link_stat("exe"));

@@ -23,7 +23,6 @@ struct MemoryFacts {
   HostPid pid;
   std::vector<kernel::Vma> vmas;  // from smaps, without our gate
   kernel::ProcStat stat;
-  std::uint64_t brk = 0;  // asked inside the process
 };
 
 // Everything about the mappings that can't be saved. Looks only, works on a running process.
@@ -50,6 +49,8 @@ class MemoryImage {
 
   // Its objects have no objref yet.
   const MemoryRecord& record() const { return record_; }
+  // What only the process itself can tell: the end of its heap.
+  void set_brk(std::uint64_t brk) { record_.layout.brk = brk; }
   // Writes what the mappings share with others, then the record.
   Result<void> checkpoint(CheckpointContext& context, ObjRef ref) const;
   std::uint64_t page_bytes() const { return record_.page_bytes; }

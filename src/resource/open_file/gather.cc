@@ -16,6 +16,7 @@
 #include "kernel/unix_diag.h"
 #include "resource/message_queue/message_queue.h"
 #include "resource/open_file/mapped_files.h"
+#include "work/side_by_side.h"
 
 namespace stasis {
 namespace {
@@ -43,21 +44,36 @@ Result<Descriptor> look_at(const ProcessHandle& process, std::size_t index, int 
   return d;
 }
 
+// Side by side: this asks the kernel five things of each descriptor.
 Result<std::vector<Descriptor>> list_descriptors(std::span<const ProcessHandle> processes) {
-  std::vector<Descriptor> all;
+  std::vector<std::vector<int>> numbers(processes.size());
+  const auto list = [&](std::size_t i, std::size_t) -> Result<void> {
+    numbers[i] = STASIS_TRY(processes[i].proc->fds());
+    return {};
+  };
+  STASIS_TRY(side_by_side({.count = processes.size(), .worth_a_thread = 16}, list));
+  std::vector<std::pair<std::size_t, int>> wanted;  // process and number
   for (std::size_t i = 0; i < processes.size(); ++i) {
-    const kernel::ProcDir& proc = *processes[i].proc;
-    for (const int fd : STASIS_TRY(proc.fds())) {
-      auto descriptor = look_at(processes[i], i, fd);
-      if (descriptor) {
-        all.push_back(*std::move(descriptor));
-      } else if (descriptor.error().code() != Errc::kVanished) {
-        return std::move(descriptor).error().note(fmt::format("descriptor {}", fd));
-      } else {
-        // Closed since it was listed, or the whole process is gone.
-        STASIS_TRY(proc.check_alive());
-      }
+    for (const int fd : numbers[i]) wanted.emplace_back(i, fd);
+  }
+  std::vector<std::optional<Descriptor>> found(wanted.size());
+  const auto look = [&](std::size_t i, std::size_t) -> Result<void> {
+    const auto [index, fd] = wanted[i];
+    auto descriptor = look_at(processes[index], index, fd);
+    if (descriptor) {
+      found[i] = *std::move(descriptor);
+      return {};
     }
+    if (descriptor.error().code() != Errc::kVanished)
+      return std::move(descriptor).error().note(fmt::format("descriptor {}", fd));
+    // Closed since it was listed, or the whole process is gone.
+    return processes[index].proc->check_alive();
+  };
+  STASIS_TRY(side_by_side({.count = wanted.size(), .worth_a_thread = 16}, look));
+  std::vector<Descriptor> all;
+  all.reserve(found.size());
+  for (std::optional<Descriptor>& descriptor : found) {
+    if (descriptor) all.push_back(*std::move(descriptor));
   }
   return all;
 }
@@ -130,10 +146,12 @@ OpenFileTable build_table(std::span<const ProcessHandle> processes, std::vector<
 }
 
 Result<void> take_duplicates(OpenFileTable& table, std::span<const ProcessHandle> processes) {
+  std::map<HostPid, const UniqueFd*> pidfds;
+  for (const ProcessHandle& process : processes) pidfds[process.proc->pid()] = process.pidfd;
   for (const auto& file : table.files) {
-    const auto process = std::ranges::find(processes, file->pid(), [](const auto& p) { return p.proc->pid(); });
-    if (process->pidfd == nullptr) continue;
-    auto held = kernel::pidfd_getfd(process->pidfd->get(), file->fd());
+    const UniqueFd* const pidfd = pidfds[file->pid()];
+    if (pidfd == nullptr) continue;
+    auto held = kernel::pidfd_getfd(pidfd->get(), file->fd());
     if (!held) {
       return std::move(held).error().note(
           fmt::format("pid {} fd {} ({})", file->pid().value(), file->fd(), file->link));
@@ -265,8 +283,8 @@ Result<OpenFileTable> gather_open_files(std::span<const ProcessHandle> processes
     if (process.vmas != nullptr) STASIS_TRY(gather_mapped_files(table, *process.proc, *process.vmas, hold));
   }
   for (const ProcessHandle& process : processes) {
-    if (const auto tty = STASIS_TRY(process.proc->stat()).tty_nr; tty != 0)
-      table.terminals.insert(kernel::decode_device(static_cast<std::uint32_t>(tty)));
+    const auto tty = process.stat ? process.stat->tty_nr : STASIS_TRY(process.proc->stat()).tty_nr;
+    if (tty != 0) table.terminals.insert(kernel::decode_device(static_cast<std::uint32_t>(tty)));
   }
   STASIS_TRY(look_outside(table, processes, outside));
   STASIS_TRY(look_for_outside_mappings(table, processes));

@@ -14,6 +14,7 @@ struct ProcessHandle {
   const kernel::ProcDir* proc = nullptr;
   const UniqueFd* pidfd = nullptr;
   const std::vector<kernel::Vma>* vmas = nullptr;  // null: its mappings are not looked at
+  const kernel::ProcStat* stat = nullptr;          // as it is now; null: to be read
 };
 
 enum class Hold {

@@ -6,6 +6,7 @@
 #include "resource/checkpoint_context.h"
 #include "resource/open_file/common_obstacle.h"
 #include "resource/open_file/mapped_files.h"
+#include "work/side_by_side.h"
 
 namespace stasis {
 
@@ -51,17 +52,35 @@ OpenFile* OpenFileTable::find_socket(std::uint64_t inode) const {
   return found == files.end() ? nullptr : found->get();
 }
 
+namespace {
+
+std::optional<Obstacle> find_obstacle(const OpenFile& file, const OpenFileTable& table,
+                                      const CheckpointPolicy& policy) {
+  const FileKind* const kind = find_file_kind(file, table);
+  if (kind == nullptr) return unknown_kind(file);
+  auto found = common_obstacle(file, *kind, table);
+  if (found || kind->obstacle == nullptr) return found;
+  return kind->obstacle(file, table, policy);
+}
+
+}  // namespace
+
 Obstacles collect_obstacles(const OpenFileTable& table, const CheckpointPolicy& policy) {
+  // Files with a path are many where there are many files, and each is judged
+  // by itself.
+  const auto is_path = [](const OpenFile& file) { return S_ISREG(file.stat.st_mode) || S_ISDIR(file.stat.st_mode); };
+  std::vector<std::optional<Obstacle>> all(table.files.size());
+  const auto judge = [&](std::size_t i, std::size_t) -> Result<void> {
+    if (is_path(*table.files[i])) all[i] = find_obstacle(*table.files[i], table, policy);
+    return {};
+  };
+  if (!side_by_side({.count = all.size(), .worth_a_thread = 64}, judge)) {
+    for (std::size_t i = 0; i < all.size(); ++i) (void)judge(i, 0);  // no threads to be had
+  }
   Obstacles obstacles;
-  for (const auto& file : table.files) {
-    const FileKind* const kind = find_file_kind(*file, table);
-    std::optional<Obstacle> found;
-    if (kind == nullptr) {
-      found = unknown_kind(*file);
-    } else if (found = common_obstacle(*file, *kind, table); !found && kind->obstacle != nullptr) {
-      found = kind->obstacle(*file, table, policy);
-    }
-    if (found) obstacles.push_back(*std::move(found));
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (!is_path(*table.files[i])) all[i] = find_obstacle(*table.files[i], table, policy);
+    if (all[i]) obstacles.push_back(*std::move(all[i]));
   }
   for (const auto& inode : table.inodes) {
     if (!inode->mapped) continue;

@@ -16,9 +16,9 @@
 
 #include "base/file.h"
 #include "kernel/clocks.h"
-#include "kernel/idle_child.h"
 #include "kernel/kcmp.h"
 #include "resource/task_obstacles/task_obstacles.h"
+#include "work/side_by_side.h"
 
 namespace stasis {
 namespace {
@@ -63,17 +63,22 @@ ThreadFacts thread_facts(HostPid tid, const ProcStatus& status) {
 
 // Threads that end meanwhile are left out.
 Result<void> add_threads(const ProcDir& proc, const ProcStatus& leader, TaskFacts& facts) {
-  for (const HostPid tid : STASIS_TRY(proc.threads())) {
-    if (tid == proc.pid()) {
-      facts.threads.push_back(thread_facts(tid, leader));
-      if (leader.zombie()) facts.threads.back().seccomp = 0;  // it makes no calls any more
-      if (!leader.ns_pid.empty()) facts.tids.emplace_back(leader.ns_pid.back());
-      continue;
-    }
-    const auto status = proc.thread_status(tid);
-    if (!status || status->zombie()) continue;
-    facts.threads.push_back(thread_facts(tid, *status));
-    if (!status->ns_pid.empty()) facts.tids.emplace_back(status->ns_pid.back());
+  const std::vector<HostPid> tids = STASIS_TRY(proc.threads());
+  std::vector<std::optional<ProcStatus>> found(tids.size());
+  const auto look = [&](std::size_t i, std::size_t) -> Result<void> {
+    if (tids[i] == proc.pid()) return {};
+    auto status = proc.thread_status(tids[i]);
+    if (status && !status->zombie()) found[i] = *std::move(status);
+    return {};
+  };
+  STASIS_TRY(side_by_side({.count = tids.size(), .worth_a_thread = 16}, look));
+  for (std::size_t i = 0; i < tids.size(); ++i) {
+    const bool is_leader = tids[i] == proc.pid();
+    if (!is_leader && !found[i]) continue;
+    const ProcStatus& status = is_leader ? leader : *found[i];
+    facts.threads.push_back(thread_facts(tids[i], status));
+    if (status.zombie()) facts.threads.back().seccomp = 0;  // it makes no calls any more
+    if (!status.ns_pid.empty()) facts.tids.emplace_back(status.ns_pid.back());
   }
   return {};
 }
@@ -99,12 +104,6 @@ void add_namespace_init(const ProcDir& proc, const ProcStatus& own, TaskFacts& f
   facts.init_namespaces = namespace_ids(init);
 }
 
-struct SemaphoreSet {
-  int id = -1;
-  int size = 0;
-  std::int64_t operated_at = 0;  // seconds since the Epoch
-};
-
 // In seconds since the Epoch, by the clock as it goes now.
 Result<std::int64_t> started_at(const ProcDir& proc) {
   constexpr std::int64_t kSecond = 1'000'000'000;
@@ -113,30 +112,10 @@ Result<std::int64_t> started_at(const ProcDir& proc) {
   return (now.realtime_ns - now.boottime_ns) / kSecond + ticks / ::sysconf(_SC_CLK_TCK);
 }
 
-// The sets of semaphores in our namespace that anybody ever operated on. The first line is a heading; of the others the
-// second word is the number of the set, the fourth its size, the ninth the time of the last semop(2), 0 for none (man 5
-// proc).
-std::vector<SemaphoreSet> used_semaphores() {
-  std::vector<SemaphoreSet> sets;
-  const auto text = read_file(AT_FDCWD, "/proc/sysvipc/sem");
-  if (!text) return sets;
-  std::istringstream lines(*text);
-  std::string line;
-  std::getline(lines, line);
-  while (std::getline(lines, line)) {
-    std::array<std::int64_t, 9> words{};
-    std::istringstream in(line);
-    for (std::int64_t& word : words) in >> word;
-    if (words[8] == 0) continue;
-    sets.push_back({.id = static_cast<int>(words[1]), .size = static_cast<int>(words[3]), .operated_at = words[8]});
-  }
-  return sets;
-}
-
 // Is it the last that operated on a semaphore? A set may remember a process of that number which has ended long ago.
-bool operated_on(HostPid pid, std::int64_t start, const std::vector<SemaphoreSet>& sets) {
+bool operated_on(HostPid pid, std::int64_t start, std::span<const UsedSemaphores::Set> sets) {
   constexpr std::int64_t kRounding = 2;
-  for (const SemaphoreSet& set : sets) {
+  for (const UsedSemaphores::Set& set : sets) {
     if (set.operated_at < start - kRounding) continue;
     for (int i = 0; i < set.size; ++i) {
       const int last = ::semctl(set.id, i, GETPID);
@@ -149,37 +128,59 @@ bool operated_on(HostPid pid, std::int64_t start, const std::vector<SemaphoreSet
 
 // The kernel tells whether there is a list of undo values, but not whether anything stands in it; and every process
 // that ever made a thread has a list (CLONE_SYSVSEM). One of several threads is suspected of what it did last.
-Result<bool> may_undo_semaphores(const ProcDir& proc, std::size_t threads) {
-  const std::vector<SemaphoreSet> sets = used_semaphores();
-  if (sets.empty()) return false;
-  if (threads != 1) return operated_on(proc.pid(), STASIS_TRY(started_at(proc)), sets);
-  const auto without_list = STASIS_TRY(kernel::IdleChild::make());
-  const auto order = kernel::kcmp(kernel::KcmpType::kSysvSem, proc.live_tid(), without_list.pid());
+Result<bool> may_undo_semaphores(const ProcDir& proc, std::size_t threads, const UsedSemaphores& semaphores) {
+  if (semaphores.sets().empty()) return false;
+  if (threads != 1) return operated_on(proc.pid(), STASIS_TRY(started_at(proc)), semaphores.sets());
+  const auto order = kernel::kcmp(kernel::KcmpType::kSysvSem, proc.live_tid(), semaphores.without_list());
   return order && *order != std::partial_ordering::equivalent;
 }
 
-Result<std::string> lost_executable(const ProcDir& proc) {
-  std::string path = STASIS_TRY(proc.exe_link());
+Result<void> look_at_executable(const ProcDir& proc, const TaskFacts* before, TaskFacts& facts) {
+  const std::string path = STASIS_TRY(proc.exe_link());
   const struct ::stat runs = STASIS_TRY(proc.link_stat("exe"));
+  facts.executable = {.device = runs.st_dev, .inode = runs.st_ino};
+  facts.program = before && before->executable == facts.executable ? before->program : program_kind(proc);
   struct ::stat found{};
   const bool leads = ::stat(path.c_str(), &found) == 0 && found.st_dev == runs.st_dev && found.st_ino == runs.st_ino;
-  return leads ? std::string() : path;
+  if (!leads) facts.lost_executable = path;
+  return {};
 }
 
-// What the program itself can change from one moment to the next, by calls that nobody sees from outside.
+// What the program itself can change from one moment to the next, by calls that nobody sees from outside. `before`: the
+// facts when it was last looked at, or null.
 Result<void> add_surroundings(const ProcDir& proc, const ProcStatus& status, const Observer& observer,
-                              TaskFacts& facts) {
-  facts.program = program_kind(proc);
+                              const UsedSemaphores& semaphores, const TaskFacts* before, TaskFacts& facts) {
   facts.namespaces = namespace_ids(proc);
   if (facts.namespaces != observer.namespaces) add_namespace_init(proc, status, facts);
-  facts.lost_executable = STASIS_TRY(lost_executable(proc));
-  facts.semaphore_undo = STASIS_TRY(may_undo_semaphores(proc, facts.threads.size()));
+  STASIS_TRY(look_at_executable(proc, before, facts));
+  facts.semaphore_undo = STASIS_TRY(may_undo_semaphores(proc, facts.threads.size(), semaphores));
   return {};
 }
 
 }  // namespace
 
-Result<TaskFacts> look_at_task(const ProcDir& proc, const Observer& observer) {
+// The first line is a heading; of the others the second word is the number of the set, the fourth its size, the ninth
+// the time of the last semop(2), 0 for none (man 5 proc).
+Result<UsedSemaphores> UsedSemaphores::look() {
+  UsedSemaphores used;
+  const auto text = read_file(AT_FDCWD, "/proc/sysvipc/sem");
+  if (!text) return used;
+  std::istringstream lines(*text);
+  std::string line;
+  std::getline(lines, line);
+  while (std::getline(lines, line)) {
+    std::array<std::int64_t, 9> words{};
+    std::istringstream in(line);
+    for (std::int64_t& word : words) in >> word;
+    if (words[8] == 0) continue;
+    used.sets_.push_back(
+        {.id = static_cast<int>(words[1]), .size = static_cast<int>(words[3]), .operated_at = words[8]});
+  }
+  if (!used.sets_.empty()) used.without_list_.emplace(STASIS_TRY(kernel::IdleChild::make()));
+  return used;
+}
+
+Result<TaskFacts> look_at_task(const ProcDir& proc, const Observer& observer, const UsedSemaphores& semaphores) {
   const kernel::ProcStat stat = STASIS_TRY(proc.stat());
   const ProcStatus status = STASIS_TRY(proc.status());
   // A leader that has ended while other threads live is on nobody's way out.
@@ -196,16 +197,17 @@ Result<TaskFacts> look_at_task(const ProcDir& proc, const Observer& observer) {
   if (facts.ending) return facts;
   facts.accessible = STASIS_TRY(accessible(proc));
   if (!facts.accessible) return facts;
-  STASIS_TRY(add_surroundings(proc, status, observer, facts));
+  STASIS_TRY(add_surroundings(proc, status, observer, semaphores, nullptr, facts));
   facts.timers = STASIS_TRY(proc.timers());
   return facts;
 }
 
-Result<TaskFacts> look_at_frozen_task(const ProcDir& proc, std::size_t threads, const Observer& observer) {
-  TaskFacts facts{.pid = proc.pid(), .accessible = true, .threads = std::vector<ThreadFacts>(threads)};
-  for (ThreadFacts& thread : facts.threads) thread = {.tid = proc.pid(), .state = 't'};
-  const ProcStatus status = STASIS_TRY(proc.status());
-  STASIS_TRY(add_surroundings(proc, status, observer, facts));
+Result<TaskFacts> look_at_frozen_task(const FrozenTask& task, const Observer& observer,
+                                      const UsedSemaphores& semaphores) {
+  const HostPid pid = task.proc.pid();
+  TaskFacts facts{.pid = pid, .accessible = true, .threads = std::vector<ThreadFacts>(task.threads)};
+  for (ThreadFacts& thread : facts.threads) thread = {.tid = pid, .state = 't'};
+  STASIS_TRY(add_surroundings(task.proc, task.status, observer, semaphores, &task.before, facts));
   return facts;
 }
 

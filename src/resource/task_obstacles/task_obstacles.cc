@@ -156,7 +156,8 @@ Obstacles find_task_obstacles(const TaskFacts& facts, const Observer& observer) 
 }
 
 Result<Obstacles> find_task_obstacles(const kernel::ProcDir& proc, const Observer& observer) {
-  return find_task_obstacles(STASIS_TRY(look_at_task(proc, observer)), observer);
+  const UsedSemaphores semaphores = STASIS_TRY(UsedSemaphores::look());
+  return find_task_obstacles(STASIS_TRY(look_at_task(proc, observer, semaphores)), observer);
 }
 
 }  // namespace stasis

@@ -9,10 +9,12 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/ids.h"
+#include "kernel/idle_child.h"
 #include "kernel/proc_dir.h"
 #include "resource/obstacle.h"
 #include "resource/task_obstacles/observer.h"
@@ -29,6 +31,12 @@ struct ThreadFacts {
   std::int32_t tracer = 0;
   std::uint32_t seccomp = 0;
   bool shadow_stack = false;
+};
+
+struct ExecutableId {
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  bool operator==(const ExecutableId&) const = default;
 };
 
 // Everything that find_task_obstacles() judges by. Plain facts, so that tests can make them up.
@@ -48,6 +56,7 @@ struct TaskFacts {
   // Where the pid namespace is not ours: name and namespaces of its process 1, if that is an ancestor.
   std::string init_name;
   NamespaceIds init_namespaces{};
+  ExecutableId executable;
   std::string lost_executable;  // the path that no longer leads to the program it runs; empty: it does
   bool semaphore_undo = false;
   std::vector<kernel::PosixTimer> timers;
@@ -57,14 +66,41 @@ struct TaskFacts {
   bool has_contents() const { return accessible && !kernel_thread && !ending; }
 };
 
+// The sets of semaphores in our namespace that anybody ever operated on, now; and somebody who has no list of undo
+// values, to compare with. May be used by several threads at once.
+class UsedSemaphores {
+ public:
+  struct Set {
+    int id = -1;
+    int size = 0;
+    std::int64_t operated_at = 0;  // seconds since the Epoch
+  };
+  static Result<UsedSemaphores> look();
+  std::span<const Set> sets() const { return sets_; }
+  // REQUIRES: there are sets.
+  HostPid without_list() const { return without_list_->pid(); }
+
+ private:
+  std::vector<Set> sets_;
+  std::optional<kernel::IdleChild> without_list_;
+};
+
 // The name (comm) of process 1 in a pid namespace that a restart made.
 inline constexpr std::string_view kInitName = "stasis-init";
 
 // Errors: kVanished, kSystem. Lack of rights is a fact, no error.
-Result<TaskFacts> look_at_task(const kernel::ProcDir& proc, const Observer& observer);
-// Of one whose threads (so many) stand and are traced by ourselves: only what it could have changed since it was looked
-// at, and what a program that it has just run (execve) brought with it. Without timers.
-Result<TaskFacts> look_at_frozen_task(const kernel::ProcDir& proc, std::size_t threads, const Observer& observer);
+Result<TaskFacts> look_at_task(const kernel::ProcDir& proc, const Observer& observer, const UsedSemaphores& semaphores);
+// Of one whose threads (so many) stand and are traced by ourselves, with `status`: only what it could have changed
+// since it was looked at, with the result `before`, and what a program that it has just run (execve) brought with it.
+// Without timers.
+struct FrozenTask {
+  const kernel::ProcDir& proc;
+  const kernel::ProcStatus& status;
+  std::size_t threads;
+  const TaskFacts& before;
+};
+Result<TaskFacts> look_at_frozen_task(const FrozenTask& task, const Observer& observer,
+                                      const UsedSemaphores& semaphores);
 // Pure.
 Obstacles find_task_obstacles(const TaskFacts& facts, const Observer& observer);
 // Both.

@@ -243,7 +243,10 @@ TEST(TaskObstacles, WhatAProcessCanChangeUnseenIsFoundOnceItStands) {
     EXPECT_TRUE(undoer.ready());
     const Observer observer = *Observer::here();
     const auto late = [&](HostPid pid) {
-      const auto facts = look_at_frozen_task(*kernel::ProcDir::open(pid), 1, observer);
+      const auto proc = *kernel::ProcDir::open(pid);
+      const auto status = *proc.status();
+      const auto semaphores = *UsedSemaphores::look();
+      const auto facts = look_at_frozen_task({proc, status, 1, TaskFacts{}}, observer, semaphores);
       EXPECT_TRUE(facts);
       return facts ? find_task_obstacles(*facts, observer) : Obstacles{};
     };

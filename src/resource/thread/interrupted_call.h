@@ -6,7 +6,7 @@
 // ppoll with a time-out in memory that can't be written. Those are rewound: the thread makes the call again. A relative
 // time-out would then start over, so the time already waited is kept, and a call whose time is used up returns its
 // time-out result instead. In a new task nothing can be restarted by the kernel: -516 needs its restart block made
-// again by really starting the call with the time that is left (see ProcessRestore::restart_call()).
+// again by really starting the call with the time that is left (see ProcessRestore::begin_call()).
 //
 // How long a call has waited in all, over any number of checkpoints and restarts, is kept in the thread itself: see
 // arch/x86_64/wait_note.h.

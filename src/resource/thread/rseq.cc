@@ -28,6 +28,7 @@ Result<kernel::RseqConfiguration> settle_rseq(const kernel::ProcessMemory& memor
   auto configuration = kernel::ptrace_get_rseq_configuration(thread.tid());
   if (!configuration && configuration.error().code() == Errc::kKernelFeature) return kernel::RseqConfiguration{};
   if (!configuration || !configuration->pointer) return configuration;
+  if (arch::interrupted_syscall(thread.registers) >= 0) return configuration;
   std::uint64_t pointer = 0;
   CriticalSection section{};
   if (!read_there(memory, configuration->pointer + kCriticalSectionOffset, pointer) || !pointer) return configuration;

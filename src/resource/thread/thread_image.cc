@@ -21,6 +21,7 @@
 #include "resource/signal/signal_actions.h"
 #include "resource/thread/interrupted_call.h"
 #include "resource/thread/rseq.h"
+#include "work/side_by_side.h"
 
 namespace stasis {
 namespace {
@@ -148,23 +149,33 @@ std::optional<std::chrono::steady_clock::time_point> RunQueueClocks::origin(int 
 }
 
 WaitTimes WaitTimes::look(const kernel::ProcDir& proc, RunQueueClocks& clocks) {
+  struct Seen {
+    std::optional<long> restarted;
+    std::optional<Sleep> sleep;
+  };
   WaitTimes waits;
   const auto threads = proc.threads();
   if (!threads) return waits;
-  std::map<HostPid, kernel::SchedInfo> asleep;
-  for (const HostPid tid : *threads) {
+  std::vector<Seen> seen(threads->size());
+  const auto look_at = [&](std::size_t i, std::size_t) -> Result<void> {
+    const HostPid tid = (*threads)[i];
     const WaitingIn call = waiting_in(proc, tid);
-    if (!may_time_out(proc, call)) continue;
-    if (call.number == SYS_restart_syscall) waits.restarted_[tid] = call_by_wait_channel(proc, tid, call);
+    if (!may_time_out(proc, call)) return {};
+    if (call.number == SYS_restart_syscall) seen[i].restarted = call_by_wait_channel(proc, tid, call);
     const auto sched = proc.thread_sched(tid);
-    if (sched && sched->exec_start_ns && sched->voluntary_switches) asleep[tid] = *sched;
-  }
-  for (const auto& [tid, sched] : asleep) {
+    if (!sched || !sched->exec_start_ns || !sched->voluntary_switches) return {};
     const auto stat = proc.thread_stat(tid);
-    if (!stat) continue;
-    const auto origin = clocks.origin(stat->processor);
-    if (!origin) continue;
-    waits.sleeps_[tid] = {.since = *origin + nanoseconds(*sched.exec_start_ns), .count = *sched.voluntary_switches};
+    const auto origin = stat ? clocks.origin(stat->processor) : std::nullopt;
+    if (!origin) return {};
+    seen[i].sleep = {.since = *origin + nanoseconds(*sched->exec_start_ns),
+                     .count = *sched->voluntary_switches,
+                     .all = sched->switches};
+    return {};
+  };
+  static_cast<void>(side_by_side({.count = seen.size(), .worth_a_thread = 16}, look_at));
+  for (std::size_t i = 0; i < seen.size(); ++i) {
+    if (seen[i].restarted) waits.restarted_[(*threads)[i]] = *seen[i].restarted;
+    if (seen[i].sleep) waits.sleeps_[(*threads)[i]] = *seen[i].sleep;
   }
   return waits;
 }
@@ -174,13 +185,20 @@ long WaitTimes::restarted_call(HostPid tid) const {
   return found == restarted_.end() ? -1 : found->second;
 }
 
+// It was woken once, by us, and stopped. How often a thread got a CPU is cheap to read, and mostly says all.
+bool WaitTimes::slept_on(const Sleep& sleep, const kernel::ProcDir& proc, HostPid tid) {
+  unsigned long long arrivals = 0;
+  const auto text = sleep.all ? proc.read(fmt::format("task/{}/schedstat", tid.value())) : Result<std::string>("");
+  if (text && std::sscanf(text->c_str(), "%*u %*u %llu", &arrivals) == 1 && arrivals == *sleep.all + 1) return true;
+  const auto sched = proc.thread_sched(tid);
+  return sched && sched->voluntary_switches == sleep.count + 1;
+}
+
 nanoseconds WaitTimes::waited(const kernel::ProcDir& proc, HostPid tid) const {
   const auto found = sleeps_.find(tid);
   if (found == sleeps_.end()) return nanoseconds(0);
   const auto now = std::chrono::steady_clock::now();
-  const auto sched = proc.thread_sched(tid);
-  // It was woken once, by us, and stopped.
-  if (!sched || sched->voluntary_switches != found->second.count + 1) return nanoseconds(0);
+  if (!slept_on(found->second, proc, tid)) return nanoseconds(0);
   return std::max(nanoseconds(0), nanoseconds(now - found->second.since));
 }
 
@@ -205,22 +223,29 @@ std::optional<UsedTime> used_time(const TracedProcess& process, const TracedThre
   const TimeoutSources sources = timeout_sources(process);
   const auto timeout = relative_timeout(number, thread.registers, sources);
   if (!timeout) return std::nullopt;
-  nanoseconds elapsed = waits.waited(process.proc(), thread.tid());
-  if (const auto note = arch::wait_note(thread.registers)) elapsed += note->waited;
+  nanoseconds elapsed(0);
   const auto left = remainder_of_sleep(number, thread.registers, sources.timespec);
-  if (left && *left <= *timeout) elapsed = *timeout - *left;
+  if (left && *left <= *timeout) {
+    elapsed = *timeout - *left;
+  } else {
+    elapsed = waits.waited(process.proc(), thread.tid());
+    if (const auto note = arch::wait_note(thread.registers)) elapsed += note->waited;
+  }
   return UsedTime{.elapsed = std::min(elapsed, *timeout), .over = elapsed >= *timeout};
 }
 
 }  // namespace
 
-Result<InterruptedCallRecord> settle_thread(TracedProcess& process, TracedThread& thread, const WaitTimes& waits,
-                                            std::uint64_t process_pending) {
-  InterruptedCallRecord call;
+Result<SettledThread> settle_thread(TracedProcess& process, TracedThread& thread, const WaitTimes& waits,
+                                    std::uint64_t process_pending) {
+  SettledThread settled;
+  InterruptedCallRecord& call = settled.call;
   const arch::Registers before = thread.registers;
   arch::undo_restart_with_note(thread.registers);
-  STASIS_TRY(settle_rseq(process.memory(), thread));
+  const kernel::RseqConfiguration rseq = STASIS_TRY(settle_rseq(process.memory(), thread));
+  settled.rseq = {.pointer = rseq.pointer, .size = rseq.size, .signature = rseq.signature};
   const auto pending = STASIS_TRY(kernel::ptrace_peek_siginfo(thread.tid(), kernel::SignalQueue::kThread));
+  settled.pending_signals = encode_pending(pending);
   const std::uint64_t deliverable = (signal_set(pending) | process_pending) & ~thread.signal_mask;
   const bool rewind = must_rewind(thread.registers, deliverable ? Deliverable::kSome : Deliverable::kNone);
   if (rewind || arch::awaits_restart(thread.registers)) call.number = number_of_call(process, thread, waits);
@@ -240,7 +265,7 @@ Result<InterruptedCallRecord> settle_thread(TracedProcess& process, TracedThread
   }
   // From here on a kill -9 of ours leaves the thread with what it would have seen without us.
   if (std::memcmp(&before, &thread.registers, sizeof before) != 0) STASIS_TRY(thread.put_back());
-  return call;
+  return settled;
 }
 
 void note_wait(TracedThread& thread, const InterruptedCallRecord& call, nanoseconds frozen) {
@@ -261,8 +286,9 @@ ThreadQuery::ThreadQuery(Batch& batch)
       credentials_(batch) {}
 
 Result<ThreadRecord> ThreadQuery::take(const Batch& batch, const TracedProcess& process, const TracedThread& thread,
-                                       CredentialsCache& credentials) const {
-  ThreadRecord record;
+                                       const SettledThread& settled, CredentialsCache& credentials,
+                                       const kernel::ProcStatus* known) const {
+  ThreadRecord record{.call = settled.call, .pending_signals = settled.pending_signals};
   STASIS_TRY(batch.check(first_, "PR_GET_TID_ADDRESS"));
   STASIS_TRY(batch.check(first_ + 1, "sigaltstack"));
   record.tid = ImagePid(STASIS_TRY(process.inner_tid(thread.tid())));
@@ -276,15 +302,12 @@ Result<ThreadRecord> ThreadQuery::take(const Batch& batch, const TracedProcess& 
   record.robust_list = robust.head;
   record.robust_list_length = robust.length;
   record.clear_child_tid = *clear_child_tid_;
-  const auto rseq = kernel::ptrace_get_rseq_configuration(thread.tid());
-  if (rseq) record.rseq = {.pointer = rseq->pointer, .size = rseq->size, .signature = rseq->signature};
+  record.rseq = settled.rseq;
   record.altstack = {.pointer = reinterpret_cast<std::uint64_t>(altstack_->ss_sp),
                      .flags = static_cast<std::uint32_t>(altstack_->ss_flags),
                      .size = altstack_->ss_size};
-  const auto pending = STASIS_TRY(kernel::ptrace_peek_siginfo(thread.tid(), kernel::SignalQueue::kThread));
-  record.pending_signals = encode_pending(pending);
   record.attributes = STASIS_TRY(attributes_.take(batch, thread.tid()));
-  record.credentials = STASIS_TRY(credentials_.take(batch, process.proc(), thread.tid(), credentials));
+  record.credentials = STASIS_TRY(credentials_.take(batch, process.proc(), thread.tid(), credentials, known));
   return record;
 }
 

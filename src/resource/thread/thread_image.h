@@ -13,7 +13,6 @@
 
 namespace stasis {
 
-// What was learnt of waiting threads before the freeze: since when each has been waiting.
 // When the run-queue clock of each CPU was zero, asked when it is first needed and remembered: for one look at many
 // processes. Threads: any number at once.
 class RunQueueClocks {
@@ -25,10 +24,11 @@ class RunQueueClocks {
   std::map<int, std::optional<std::chrono::steady_clock::time_point>> origins_;
 };
 
+// What was learnt of waiting threads before the freeze: since when each has been waiting.
 class WaitTimes {
  public:
-  // Looks at every thread of the running process. Threads that are not in a call with a relative time-out cost one
-  // small read.
+  // Looks at every thread of the running process, side by side. Threads that are not in a call with a relative time-out
+  // cost one small read.
   static WaitTimes look(const kernel::ProcDir& proc, RunQueueClocks& clocks);
   // The call in which the thread waits where only restart_syscall(2) stands in its registers; -1: not known.
   long restarted_call(HostPid tid) const;
@@ -39,16 +39,25 @@ class WaitTimes {
  private:
   struct Sleep {
     std::chrono::steady_clock::time_point since;
-    std::uint64_t count = 0;  // voluntary switches up to and with this one
+    std::uint64_t count = 0;           // voluntary switches up to and with this one
+    std::optional<std::uint64_t> all;  // switches of any kind
   };
+  static bool slept_on(const Sleep& sleep, const kernel::ProcDir& proc, HostPid tid);
   std::map<HostPid, Sleep> sleeps_;
   std::map<HostPid, long> restarted_;
 };
 
+// What is known of a thread as soon as it stands.
+struct SettledThread {
+  InterruptedCallRecord call;
+  RseqRecord rseq;
+  std::vector<std::byte> pending_signals;
+};
+
 // Right after the freeze, before anything runs in the thread: moves it out of a restartable sequence and rewinds a call
-// that would otherwise end with EINTR. What it found out about the call is for the record.
-Result<InterruptedCallRecord> settle_thread(TracedProcess& process, TracedThread& thread, const WaitTimes& waits,
-                                            std::uint64_t process_pending);
+// that would otherwise end with EINTR.
+Result<SettledThread> settle_thread(TracedProcess& process, TracedThread& thread, const WaitTimes& waits,
+                                    std::uint64_t process_pending);
 // Right before the thread goes on as `call` says: leaves in it what the next checkpoint has to know. `frozen`: time
 // since settle_thread().
 void note_wait(TracedThread& thread, const InterruptedCallRecord& call, std::chrono::nanoseconds frozen);
@@ -58,7 +67,8 @@ class ThreadQuery {
  public:
   explicit ThreadQuery(Batch& batch);
   Result<ThreadRecord> take(const Batch& batch, const TracedProcess& process, const TracedThread& thread,
-                            CredentialsCache& credentials) const;
+                            const SettledThread& settled, CredentialsCache& credentials,
+                            const kernel::ProcStatus* known) const;
 
  private:
   std::size_t first_;
