@@ -368,6 +368,7 @@ Result<void> TreeRestore::start_calls() {
 }
 
 Result<void> TreeRestore::stand_by() {
+  for (const auto& process : live_) STASIS_TRY(process->watch_own_files(context_));
   STASIS_TRY(restore_job_states());
   STASIS_TRY(start_calls());
   for (const auto& process : live_) STASIS_TRY(process->begin_stand_by());

@@ -3,6 +3,8 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -60,6 +62,14 @@ void forget_text(int fd, std::uint64_t offset) {
   if (offset != 0) (void)!::pread(fd, elsewhere.data(), offset == 1 ? 2 : 1, 0);
 }
 
+// What TIOCGPTPEER opened with O_CLOEXEC (terminal emulators do) has that among its flags for ever, and /proc tells it
+// of each of its descriptors. Standard streams are made to be inherited.
+bool is_close_on_exec(const DescriptorTable::Slot& slot) {
+  if (!slot.close_on_exec || slot.fd > 2 || !S_ISCHR(slot.file->stat.st_mode) || !slot.file->held)
+    return slot.close_on_exec;
+  return (::fcntl(slot.file->held.get(), F_GETFL) & O_CLOEXEC) == 0;
+}
+
 }  // namespace
 
 Result<void> checkpoint_file_table(void* context, ObjRef ref, void* object) {
@@ -78,7 +88,7 @@ Result<void> checkpoint_file_table(void* context, ObjRef ref, void* object) {
           fmt::format("pid {} fd {} ({})", table.pid.value(), slot.fd, slot.file->link));
     }
     record.descriptors.push_back(
-        {.fd = slot.fd, .close_on_exec = slot.close_on_exec, .file = *file, .kind = kind->ops.type});
+        {.fd = slot.fd, .close_on_exec = is_close_on_exec(slot), .file = *file, .kind = kind->ops.type});
     if (slot.file->pid() == table.pid && slot.file->fd() == slot.fd) {
       FileSignalsRecord signals = STASIS_TRY(look_at_signals(*slot.file, ctx.files));
       signals.fd = slot.fd;
@@ -217,6 +227,25 @@ bool RestoredFileTable::Install::open_own(Batch& batch, BatchChecks& checks) {
       checks.add(batch.call(SYS_close, lowest), what);
     } else if (!entry.close_on_exec) {
       checks.add(batch.call(SYS_fcntl, entry.fd, F_SETFD, 0), what);
+    }
+  }
+  return true;
+}
+
+bool RestoredFileTable::watch_own(Batch& batch, BatchChecks& checks) const {
+  for (const Entry& set : entries_) {
+    for (RestoredFile::OwnWatch& watch : set.file->own_watches()) {
+      const auto watched = std::ranges::lower_bound(entries_, watch.number, {}, &Entry::fd);
+      const bool here = watched != entries_.end() && watched->fd == watch.number && watched->file == watch.file;
+      if (watch.done || !here) continue;
+      epoll_event event{};
+      if (!batch.has_room(2, sizeof event)) return false;
+      event.events = watch.events;
+      event.data.u64 = watch.data;
+      batch.call(SYS_epoll_ctl, set.fd, EPOLL_CTL_DEL, watch.number, 0);
+      checks.add(batch.call(SYS_epoll_ctl, set.fd, EPOLL_CTL_ADD, watch.number, batch.put(event)),
+                 fmt::format("watch descriptor {} by epoll", watch.number));
+      watch.done = true;
     }
   }
   return true;
