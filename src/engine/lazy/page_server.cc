@@ -40,7 +40,7 @@ constexpr const char* kServerName = "stasis-pages";
 // Given at once: around what was touched; while nobody waits.
 constexpr std::uint64_t kAroundFault = std::uint64_t{64} << 10, kAtOnce = std::uint64_t{128} << 10;
 // Units in memory that are not all given yet. One more, and the oldest is given first.
-constexpr std::size_t kOpenUnits = 4;
+constexpr std::size_t kOpenUnits = 8;
 constexpr int kIdleMs = 50;
 
 // One address space that is being filled.
