@@ -31,7 +31,7 @@ set_tests_properties(errors_doc PROPERTIES LABELS doc)
 # Programs that run the command itself; under a sanitizer only the layers' own tests are of use.
 set(areas image stress)
 if(NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize")
-  list(APPEND areas scenario real run fault snapshot)
+  list(APPEND areas scenario real run lazy fault snapshot)
   add_test(NAME install COMMAND ${CMAKE_SOURCE_DIR}/tests/install/test_install.sh ${CMAKE_BINARY_DIR})
   set_tests_properties(install PROPERTIES LABELS install TIMEOUT 900)
 endif()

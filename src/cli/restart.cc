@@ -63,6 +63,7 @@ int run(const Options& options) {
   install_cancellation();
   RestartRequest request{.image = options.image, .pids = options.pids, .pidfile = options.pidfile};
   request.detach = options.detach ? Detach::kYes : Detach::kNo;
+  request.filling = options.lazy ? RestartRequest::Filling::kLazy : RestartRequest::Filling::kBefore;
   request.policy.files = options.files;
   auto inherited = inherited_descriptors(options.inherit_fds);
   if (!inherited) return report_error(inherited.error(), options.json ? Output::kJson : Output::kText);
@@ -75,6 +76,7 @@ int run(const Options& options) {
                   {"processes", report.processes},
                   {"threads", report.threads},
                   {"pages", report.pages},
+                  {"lazy_pages", report.lazy_pages},
                   {"bytes", report.bytes},
                   {"objects", report.objects},
                   {"clear_us", report.clear_us},
@@ -96,6 +98,7 @@ void add_restart(CLI::App& app, int& status) {
   CLI::App* const verb = app.add_subcommand("restart", "Let a saved program go on");
   verb->add_option("IMAGE", options->image, "Image to restart; - is standard input")->required();
   verb->add_flag("--detach", options->detach, "Return once the program runs");
+  verb->add_flag("--lazy", options->lazy, "Run at once, and bring large memory in meanwhile (root)");
   verb->add_option("--pidfile", options->pidfile, "Write the pid of the program's first process there");
   add_choice(*verb, "--pids", options->pids,
              {{"auto", PidsPolicy::kAuto}, {"keep", PidsPolicy::kKeep}, {"namespace", PidsPolicy::kNamespace}},

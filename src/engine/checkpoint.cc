@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "engine/environment_of_host.h"
 #include "engine/fault_point.h"
+#include "engine/lazy/being_filled.h"
 #include "engine/parent_image.h"
 #include "engine/stops_put_off.h"
 #include "engine/tree_image.h"
@@ -68,6 +69,7 @@ class Checkpoint {
   void drop_references();
   Result<void> stage(std::string_view name, Result<void> (Checkpoint::*function)());
   Result<void> open_image();
+  Result<void> await_lazy_memory();
   Result<void> look();
   Obstacles memory_obstacles() const;
   Result<void> look_at_clocks();
@@ -193,8 +195,26 @@ Result<void> Checkpoint::open_image() {
   return {};
 }
 
+// What a lazy restart still brings in is not there to be saved. It does not take long.
+Result<void> Checkpoint::await_lazy_memory() {
+  constexpr useconds_t kPause = 10'000;
+  while (is_being_filled(*tree_)) {
+    if (auto patient = patience_.check(); !patient && patient.error().code() == Errc::kTimeout) {
+      return Error(Errc::kUnsupportedMemory,
+                   fmt::format("process {}: a lazy restart is still bringing its memory in", request_.pid.value()))
+          .with_help("wait until that is done; --timeout allows more");
+    } else if (!patient) {
+      return patient;
+    }
+    ::usleep(kPause);
+    tree_.emplace(STASIS_TRY(TreeImage::look(request_.pid)));
+  }
+  return {};
+}
+
 Result<void> Checkpoint::look() {
   tree_.emplace(STASIS_TRY(TreeImage::look(request_.pid)));
+  STASIS_TRY(await_lazy_memory());
   const Obstacles obstacles = memory_obstacles();
   if (!obstacles.empty()) return to_error(obstacles);
   std::vector<ProcessHandle> handles;

@@ -13,6 +13,7 @@
 #include "arch/x86_64/xstate.h"
 #include "base/log.h"
 #include "resource/cgroup/cgroup.h"
+#include "kernel/pidfd.h"
 #include "resource/file_table/file_table.h"
 #include "resource/fs/fs.h"
 #include "resource/kinds.h"
@@ -174,6 +175,19 @@ Result<void> ProcessRestore::write_pages(std::span<const PageRun> runs, std::spa
 
 Result<void> ProcessRestore::finish_memory(const Patience& patience) {
   return owns_.memory ? memory_->finish(*process_, patience) : Result<void>();
+}
+
+Result<kernel::Userfaultfd> ProcessRestore::open_userfaultfd(const Patience& patience) {
+  Batch open = process_->batch();
+  open.call(SYS_userfaultfd, kernel::userfaultfd_flags(kernel::UffdFaults::kAll));
+  STASIS_TRY(process_->run(open, patience));
+  const auto number = STASIS_TRY(open.check(0, "userfaultfd"));
+  const UniqueFd process = STASIS_TRY(kernel::pidfd_open(pid()));
+  kernel::Userfaultfd uffd(STASIS_TRY(kernel::pidfd_getfd(process.get(), static_cast<int>(number))));
+  CallRunner calls(*process_, patience);
+  STASIS_TRY(calls.call("close of the userfaultfd", SYS_close, number));
+  STASIS_TRY(calls.flush());
+  return uffd;
 }
 
 Result<void> ProcessRestore::restore(const InheritedState& inherited, const RestartContext& context) {

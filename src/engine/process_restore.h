@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/inherited_state.h"
+#include "kernel/userfaultfd.h"
 #include "resource/memory/memory_restore.h"
 #include "resource/process/process_record.h"
 #include "resource/restart_context.h"
@@ -64,6 +65,8 @@ class ProcessRestore {
   // Fills `runs`, one behind another, with `pages`.
   Result<void> write_pages(std::span<const PageRun> runs, std::span<const std::byte> pages) const;
   Result<void> finish_memory(const Patience& patience);
+  // A userfaultfd of its own making. REQUIRES: the rights of who restarts, still.
+  Result<kernel::Userfaultfd> open_userfaultfd(const Patience& patience);
   // Signal actions and working directory: what must be there in all processes before descriptors are in any.
   Result<void> restore_context(const RestartContext& context);
   // Threads, descriptors, signals, limits, credentials: everything but the registers.

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <set>
 
 #include "base/log.h"
@@ -14,6 +15,7 @@
 #include "engine/fault_point.h"
 #include "engine/inherited_state.h"
 #include "engine/tree_restore.h"
+#include "image/page_runs.h"
 #include "kernel/descriptor_limit.h"
 #include "resource/file_table/file_table.h"
 #include "resource/kinds.h"
@@ -53,15 +55,19 @@ class Restart {
   Result<void> stages();
   Result<void> stage(std::string_view name, Result<void> (Restart::*function)());
   Result<void> read_structure();
+  Result<void> plan_lazy_memory();
   Result<void> make_processes();
   Result<void> fill_memory();
   Result<void> fill_from_file();
   Result<void> fill_from_stream();
   Result<RestoredObject*> owner_of_pages(ObjRef ref);
   Result<void> fill(RestoredObject* object, std::span<const PageRun> runs, std::span<const std::byte> pages) const;
+  std::vector<PageRun> lazy_part(const ChunkInfo& chunk) const;
+  Result<void> fill_rest(const ChunkInfo& chunk, std::span<const PageRun> lazy, std::span<const std::byte> pages) const;
   Result<void> step_memory();
   Result<void> restore_tasks();
   Result<void> verify_image();
+  Result<void> hand_over_memory();
   Result<void> drop_references();
   Result<void> release();
 
@@ -76,7 +82,8 @@ class Restart {
   RestartContext context_;
   InheritedState inherited_;
   TreeRestore processes_;
-  std::size_t filling_ = 0;  // the process whose memory is being filled
+  std::size_t filling_ = 0;                                  // the process whose memory is being filled
+  std::map<std::int32_t, std::vector<PageRun>> lazy_areas_;  // by object
   RestoredTree tree_;
 };
 
@@ -95,6 +102,8 @@ Result<void> Restart::stages() {
   STASIS_TRY(stage("fill memory", &Restart::fill_memory));
   // The image has been read to its end.
   STASIS_TRY(stage("verify image", &Restart::verify_image));
+  // Every process exists: none inherits what is handed over now.
+  STASIS_TRY(stage("hand over memory", &Restart::hand_over_memory));
   STASIS_TRY(stage("restore tasks", &Restart::restore_tasks));
   // Every task stands where it was, stopped.
   STASIS_TRY(stage("drop references", &Restart::drop_references));
@@ -110,7 +119,7 @@ Result<void> Restart::stage(std::string_view name, Result<void> (Restart::*funct
 }
 
 Result<RestoredTree> Restart::run() {
-  STASIS_TRY(stages());
+  if (auto done = stages(); !done) return request_.lazy ? request_.lazy->explain(done.error()) : done.error();
   tree_.report.total_us = microseconds_since(started_);
   return tree_;
 }
@@ -130,7 +139,29 @@ Result<void> Restart::read_structure() {
         .with_help("stasis inspect shows them");
   }
   tree_.report.objects = objects_.size();
-  return image_.expect_end();
+  STASIS_TRY(image_.expect_end());
+  return request_.lazy ? plan_lazy_memory() : Result<void>();
+}
+
+Result<void> Restart::plan_lazy_memory() {
+  const auto heirs_of = [&](const RestoredMemory& memory) {
+    std::vector<const RestoredMemory*> heirs;
+    for (std::size_t i = 0; i < processes_.size(); ++i) {
+      const RestoredMemory& other = processes_.process(i).memory();
+      if (other.origin() == &memory) heirs.push_back(&other);
+    }
+    return heirs;
+  };
+  for (std::size_t i = 0; i < processes_.size(); ++i) {
+    const ProcessRestore& process = processes_.process(i);
+    if (!process.owns_memory()) continue;
+    const ObjRef object = process.record().memory;
+    const auto pages = STASIS_TRY(image_.page_runs(object));
+    auto areas = process.memory().lazy_areas(pages, LazyRestart::kLeastBytes, heirs_of(process.memory()));
+    tree_.report.lazy_pages += total_length(intersect(pages, areas)) / image_.environment().page_size;
+    if (!areas.empty()) lazy_areas_.emplace(object.value(), std::move(areas));
+  }
+  return {};
 }
 
 Result<void> Restart::make_processes() {
@@ -168,6 +199,23 @@ Result<void> Restart::fill(RestoredObject* object, std::span<const PageRun> runs
   return object ? object->fill(runs, pages) : processes_.write_pages(filling_, runs, pages);
 }
 
+std::vector<PageRun> Restart::lazy_part(const ChunkInfo& chunk) const {
+  const auto found = lazy_areas_.find(chunk.object.value());
+  return found == lazy_areas_.end() ? std::vector<PageRun>() : intersect(chunk.runs, found->second);
+}
+
+// What is not to come later.
+Result<void> Restart::fill_rest(const ChunkInfo& chunk, std::span<const PageRun> lazy,
+                                std::span<const std::byte> pages) const {
+  for (const PageRun& run : chunk.runs) {
+    for (const PageRun& part : subtract(std::span(&run, 1), lazy)) {
+      STASIS_TRY(fill(nullptr, std::span(&part, 1), pages.subspan(part.start - run.start, part.length)));
+    }
+    pages = pages.subspan(run.length);
+  }
+  return {};
+}
+
 Result<void> Restart::fill_from_stream() {
   std::vector<std::byte> pages;
   while (const auto chunk = STASIS_TRY(image_.next_chunk(pages))) {
@@ -191,10 +239,12 @@ Result<void> Restart::fill_from_file() {
     const auto fill_one = [&](std::size_t i, std::size_t place) -> Result<void> {
       STASIS_TRY(patience_.check());
       const ChunkInfo& chunk = chunks[first + i];
+      const std::vector<PageRun> lazy = lazy_part(chunk);
+      if (!lazy.empty() && total_length(lazy) == chunk.raw_size) return {};
       buffers[place].resize(std::max<std::size_t>(buffers[place].size(), chunk.raw_size));
       const auto pages = std::span(buffers[place]).first(chunk.raw_size);
       STASIS_TRY(image_.read_chunk(first + i, pages));
-      return fill(object, chunk.runs, pages);
+      return lazy.empty() ? fill(object, chunk.runs, pages) : fill_rest(chunk, lazy, pages);
     };
     // What another kind of object does with its pages is not made for several threads.
     STASIS_TRY(side_by_side({.count = end - first, .worth_a_thread = object ? end - first : 2}, fill_one));
@@ -212,6 +262,25 @@ Result<void> Restart::fill_memory() {
 Result<void> Restart::verify_image() {
   STASIS_TRY(image_.finish());
   tree_.report.bytes = image_.progress().stored_bytes;
+  return {};
+}
+
+Result<void> Restart::hand_over_memory() {
+  if (!request_.lazy) return {};
+  for (std::size_t i = 0; i < processes_.size(); ++i) {
+    ProcessRestore& process = processes_.process(i);
+    STASIS_TRY(request_.lazy->add_process(process.pid()));
+    const auto areas = lazy_areas_.find(process.record().memory.value());
+    if (!process.owns_memory() || areas == lazy_areas_.end()) continue;
+    kernel::Userfaultfd uffd = STASIS_TRY(process.open_userfaultfd(patience_));
+    STASIS_TRY(LazyRestart::enable(uffd));
+    for (const PageRun& area : areas->second) {
+      STASIS_TRY(
+          uffd.register_range({.start = area.start, .end = area.start + area.length}, kernel::Userfaultfd::kMissing));
+    }
+    STASIS_TRY(request_.lazy->add_memory(process.record().memory, uffd, areas->second));
+  }
+  tree_.report.pages -= tree_.report.lazy_pages;
   return {};
 }
 
@@ -236,6 +305,7 @@ Result<void> Restart::release() {
   tree_.report.total_us = microseconds_since(started_);
   tree_.foreground_group = processes_.foreground_group();
   if (request_.before_release) STASIS_TRY(request_.before_release(tree_));
+  if (request_.lazy) STASIS_TRY(request_.lazy->release());
   processes_.release();
   undo_.dismiss();
   const auto start = Clock::now();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "engine/lazy/lazy_restart.h"
 #include "resource/restart_context.h"
 #include "stasis/image.h"
 
@@ -26,6 +27,7 @@ struct RestartReport {
   std::uint64_t processes = 0;
   std::uint64_t threads = 0;
   std::uint64_t pages = 0;
+  std::uint64_t lazy_pages = 0;  // to come while it runs
   std::uint64_t bytes = 0;
   std::uint64_t objects = 0;
   std::int64_t clear_us = 0;  // dropping all references before the tasks ran
@@ -43,6 +45,9 @@ struct RestartTreeRequest {
   std::chrono::nanoseconds timeout = std::chrono::seconds(30);
   const std::atomic<bool>* cancelled = nullptr;
   ImageOwner owner;  // whose rights the image carries
+  // Large private memory is handed over to it; null: all is filled before the program runs. In namespaces of our own it
+  // knows process 1 already.
+  LazyRestart* lazy = nullptr;
   // Called when the tree stands ready to run; an error ends the restart as any other does.
   std::function<Result<void>(const RestoredTree&)> before_release;
 };

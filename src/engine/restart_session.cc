@@ -86,6 +86,7 @@ class RestartSession {
  private:
   Result<void> open_image();
   Result<void> read_image();
+  Result<void> start_page_server();
   Result<bool> needs_namespace() const;
   Result<std::optional<kernel::TimeShift>> time_shift() const;
   RestartTreeRequest tree_request();
@@ -106,6 +107,7 @@ class RestartSession {
   UniqueFd file_;
   std::optional<ImageReader> image_;
   ImageOwner owner_;
+  std::optional<LazyRestart> lazy_;
   Pidfile pidfile_;
   TerminalLoan terminal_;
 };
@@ -138,6 +140,15 @@ Result<void> RestartSession::read_image() {
   image_ = STASIS_TRY(ImageReader::from_fd(file_ ? file_.get() : STDIN_FILENO,
                                            {.known = resource_records(), .keep_going = keep_going()}));
   return image_->open_parents(file_ ? directory_of(request_.image) : "");
+}
+
+// While we are in the namespaces of our caller: it is none of the program's.
+Result<void> RestartSession::start_page_server() {
+  if (request_.filling != RestartRequest::Filling::kLazy) return {};
+  lazy_.reset();
+  STASIS_TRY(LazyRestart::check_possible(*image_));
+  lazy_.emplace(STASIS_TRY(LazyRestart::start(*image_, image_name(), request_.detach == Detach::kNo)));
+  return {};
 }
 
 Result<bool> RestartSession::needs_namespace() const {
@@ -182,6 +193,7 @@ RestartTreeRequest RestartSession::tree_request() {
   RestartTreeRequest request{.policy = request_.policy, .timeout = request_.timeout, .cancelled = request_.cancelled};
   request.policy.session = request_.detach == Detach::kYes ? SessionPolicy::kDetached : SessionPolicy::kForeground;
   request.owner = owner_;
+  request.lazy = lazy_ ? &*lazy_ : nullptr;
   return request;
 }
 
@@ -252,6 +264,7 @@ Result<ProgramEnd> RestartSession::run_in_namespaces(std::optional<kernel::TimeS
     be_init(std::move(theirs));
   }
   theirs = InitChannel();
+  lazy_.reset();  // process 1 talks to it
   // Opened before process 1 mounts its own /proc over the one that both of us see.
   const auto proc = STASIS_TRY(kernel::ProcDir::open(HostPid(init)));
   ours.send_go(InitChannel::Go::kOn);
@@ -283,6 +296,7 @@ void RestartSession::be_init(InitChannel channel) {
   const auto restore = [&]() -> Result<RestoredTree> {
     STASIS_TRY(channel.await_go());
     STASIS_TRY(kernel::settle_in_namespaces());
+    if (lazy_) STASIS_TRY(lazy_->add_process(HostPid(::getpid()), LazyRestart::Whom::kOnlyBelow));
     RestartTreeRequest tree = tree_request();
     tree.before_release = [&](const RestoredTree& restored) -> Result<void> {
       hold_signals();
@@ -362,6 +376,7 @@ Result<ProgramEnd> RestartSession::run() {
   ::signal(SIGCHLD, SIG_DFL);
   STASIS_TRY(open_image());
   const auto shift = STASIS_TRY(time_shift());
+  STASIS_TRY(start_page_server());
   if (shift || STASIS_TRY(needs_namespace())) return run_in_namespaces(shift);
   auto end = run_here();
   if (end || end.error().code() != Errc::kPidTaken) return end;
@@ -371,6 +386,7 @@ Result<ProgramEnd> RestartSession::run() {
   if (request_.pids == PidsPolicy::kKeep || !readable_again) return end;
   if (::lseek(file_.get(), 0, SEEK_SET) != 0) return Error::from_errno(errno, "rewind " + request_.image);
   STASIS_TRY(read_image());
+  STASIS_TRY(start_page_server());
   return run_in_namespaces(std::nullopt);
 }
 

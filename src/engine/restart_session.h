@@ -18,6 +18,8 @@ struct RestartRequest {
   std::string image;  // path, or "-" for standard input
   PidsPolicy pids = PidsPolicy::kAuto;
   Detach detach = Detach::kNo;
+  enum class Filling { kBefore, kLazy };  // large memory: before the program runs, or while it does
+  Filling filling = Filling::kBefore;
   std::string pidfile;  // gets the root's pid as the caller sees it; empty: none
   RestartPolicy policy;
   std::chrono::nanoseconds timeout = std::chrono::seconds(30);

@@ -28,6 +28,7 @@ class TreeRestore {
   // The live processes stand in the order of the image, each behind its parent.
   std::size_t size() const { return live_.size(); }
   const ProcessRestore& process(std::size_t index) const { return *live_[index]; }
+  ProcessRestore& process(std::size_t index) { return *live_[index]; }
   HostPid root() const { return live_.front()->pid(); }
   // The group that had its terminal, if one had.
   std::optional<HostPid> foreground_group() const;

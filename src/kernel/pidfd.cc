@@ -4,8 +4,12 @@
 #include <fcntl.h>
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <charconv>
+#include <string_view>
 
+#include "base/file.h"
 #include "kernel/raw.h"
 
 namespace stasis::kernel {
@@ -34,6 +38,15 @@ Result<UniqueFd> pidfd_getfd(int pidfd, int fd) {
   if (code == EBADF) return std::move(error).with_code(Errc::kNotFound);
   if (code == EMFILE) return std::move(error).with_help("raise the limit of open files (ulimit -n)");
   return error;
+}
+
+HostPid pid_of_pidfd(int pidfd) {
+  const auto info = read_file(AT_FDCWD, fmt::format("/proc/self/fdinfo/{}", pidfd));
+  constexpr std::string_view kField = "\nPid:\t";
+  const std::size_t at = info ? info->find(kField) : std::string::npos;
+  int pid = 0;
+  if (at != std::string::npos) std::from_chars(info->data() + at + kField.size(), info->data() + info->size(), pid);
+  return HostPid(std::max(pid, 0));
 }
 
 Result<void> pidfd_send_signal(int pidfd, int signal) {

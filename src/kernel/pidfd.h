@@ -15,6 +15,8 @@ Result<UniqueFd> pidfd_open_thread(HostPid tid);
 // A duplicate (close-on-exec) of descriptor `fd` of the process. Not open there: kNotFound; process gone: kVanished;
 // no ptrace rights: kNotPermitted; no descriptor free here: kSystem with help. Linux 5.6.
 Result<UniqueFd> pidfd_getfd(int pidfd, int fd);
+// Which process a pidfd of ours means, as our /proc has it; 0: none any more, or none that is visible there.
+HostPid pid_of_pidfd(int pidfd);
 // Gone: kVanished. Signal 0 only asks.
 Result<void> pidfd_send_signal(int pidfd, int signal);
 

@@ -62,7 +62,8 @@ std::optional<Obstacle> find_obstacle(HostPid pid, const Vma& vma) {
     return obstacle(pid, vma, "it is device memory");
   }
   if (vma.flags.has(VmFlag::kUffdMissing) || vma.flags.has(VmFlag::kUffdMinor)) {
-    return obstacle(pid, vma, "the program handles its page faults with userfaultfd");
+    return obstacle(pid, vma, "its page faults are handled with userfaultfd",
+                    "if a lazy restart is still bringing memory in, wait until that is done");
   }
   if (vma.flags.has(VmFlag::kShadowStack)) return obstacle(pid, vma, "it is a shadow stack");
   if (vma.flags.has(VmFlag::kDroppable)) return std::nullopt;

@@ -57,6 +57,11 @@ constexpr std::array kAdvice = {
     Advice{VmFlag::kMergeable, MADV_MERGEABLE, "MADV_MERGEABLE"},
 };
 
+// Areas with one of these are filled before the program runs: stacks that grow, memory that is locked or sealed, or
+// that a fork empties.
+constexpr std::array kEager = {VmFlag::kGrowsDown, VmFlag::kLocked, VmFlag::kLockOnFault, VmFlag::kSealed,
+                               VmFlag::kWipeOnFork};
+
 bool is_ours_to_map(const VmaRecord& vma) {
   return vma.backing == VmaBacking::kAnonymous || vma.backing == VmaBacking::kFile ||
          vma.backing == VmaBacking::kObject;
@@ -327,6 +332,27 @@ bool RestoredMemory::holds(const PageRun& run) const {
     if (at >= end) return true;
   }
   return false;
+}
+
+std::vector<PageRun> RestoredMemory::lazy_areas(std::span<const PageRun> pages, std::uint64_t least,
+                                                std::span<const RestoredMemory* const> heirs) const {
+  const auto is_forked = [&](const VmaRecord& vma) {
+    const PageRun area{.start = vma.start, .length = vma.size()};
+    const auto brings = [&](const RestoredMemory* heir) {
+      return !intersect(heir->forked_.pages, std::span(&area, 1)).empty();
+    };
+    return std::ranges::binary_search(forked_areas_, &vma) || std::ranges::any_of(heirs, brings);
+  };
+  std::vector<PageRun> areas;
+  for (const VmaRecord& vma : record_.vmas) {
+    const kernel::VmFlags flags = vma.vm_flags();
+    const bool plain = vma.backing == VmaBacking::kAnonymous && !vma.shared && vma.huge_page == 0;
+    const bool must_be_there = std::ranges::any_of(kEager, [&](VmFlag flag) { return flags.has(flag); });
+    if (!plain || must_be_there || vma.size() < least || is_forked(vma)) continue;
+    const PageRun area{.start = vma.start, .length = vma.size()};
+    if (total_length(intersect(pages, std::span(&area, 1))) >= least) areas.push_back(area);
+  }
+  return areas;
 }
 
 Result<void> RestoredMemory::set_layout(CallRunner& calls) const {

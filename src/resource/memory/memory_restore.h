@@ -39,6 +39,11 @@ class RestoredMemory : public RestoredObject {
   std::vector<PageRun> to_copy() const;
   // Is the run inside private mappings of this address space?
   bool holds(const PageRun& run) const;
+  // Those of `pages` (of this address space in the image) that may as well come while the program runs: in private
+  // anonymous areas that have at least `least` bytes of them. Whole areas are returned, ascending. Not those that a
+  // fork brings, here or in `heirs`, and none whose pages must be there for what finish() does.
+  std::vector<PageRun> lazy_areas(std::span<const PageRun> pages, std::uint64_t least,
+                                  std::span<const RestoredMemory* const> heirs) const;
   // After the last page: final protection, advice, guard regions, locks, and the kernel's idea of the layout.
   Result<void> finish(NewProcess& process, const Patience& patience) const;
   // Address of a syscall instruction in the restored vdso; 0 if the program had none.

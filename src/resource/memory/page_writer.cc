@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "resource/memory/page_writer.h"
 
+#include <utility>
 #include <vector>
 
 #include "base/page_buffer.h"
@@ -19,12 +20,17 @@ struct PageChunk {
   ZeroPages zeros = ZeroPages::kKeep;
 };
 
+// What a lazy restart reads at once should not be in one chunk with what it reads later: much and little don't share
+// one.
 void cut_into_chunks(std::span<const PageRun> runs, ZeroPages zeros, std::vector<PageChunk>& chunks) {
-  const std::size_t first = chunks.size();
+  constexpr std::uint64_t kMuch = std::uint64_t{1} << 20;
+  bool begin = true, much = false;
   for (const PageRun& run : runs) {
+    begin |= std::exchange(much, run.length >= kMuch) != much;
     for (std::uint64_t done = 0; done < run.length;) {
-      if (chunks.size() == first || chunks.back().size == kUsualChunkBytes)
+      if (std::exchange(begin, false) || chunks.back().size == kUsualChunkBytes) {
         chunks.push_back({.runs = {}, .zeros = zeros});
+      }
       PageChunk& chunk = chunks.back();
       const std::uint64_t part = std::min(run.length - done, kUsualChunkBytes - chunk.size);
       chunk.runs.push_back({.start = run.start + done, .length = part});
