@@ -1,23 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/checkpoint.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <optional>
 #include <ranges>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "engine/environment_of_host.h"
 #include "engine/fault_point.h"
 #include "engine/parent_image.h"
+#include "engine/precopy.h"
 #include "engine/stops_put_off.h"
 #include "engine/tree_image.h"
+#include "image/early_chunks.h"
 #include "image/environment.h"
 #include "image/page_runs.h"
+#include "image/parent_file.h"
 #include "kernel/clocks.h"
 #include "kernel/descriptor_limit.h"
 #include "kernel/namespaces.h"
@@ -77,6 +83,11 @@ class Checkpoint {
   Result<void> choose_snapshot();
   Result<void> write_contents();
   Result<void> take_snapshot();
+  Result<PrecopyPlace> place_for_copies();
+  Result<void> copy_beforehand();
+  Result<void> forget_copies();
+  Result<void> end_structure();
+  Result<void> save_copied(ProcessImage& process);
   Result<void> write_pages();
   Result<void> save_pages(ProcessImage& process, const PageSource& source, std::vector<PageRun> runs);
   Result<void> let_go();
@@ -100,6 +111,7 @@ class Checkpoint {
   DeferQueue farewell_;
   DeferQueue contents_;
   std::unique_ptr<Snapshot> snapshot_;
+  std::optional<Precopy> precopy_;
   ObjHash objects_;  // refers to files_ and the tree: goes first
   CheckpointReport report_;
 };
@@ -108,6 +120,7 @@ Result<void> Checkpoint::stages() {
   // The program runs. What is slow and does not change is read now; what can't be saved is refused now.
   STASIS_TRY(stage("open image", &Checkpoint::open_image));
   STASIS_TRY(stage("look", &Checkpoint::look));
+  if (report_.snapshot == SnapshotMode::kPrecopy) STASIS_TRY(stage("copy beforehand", &Checkpoint::copy_beforehand));
   STASIS_TRY(stage("freeze", &Checkpoint::freeze));
   // Every thread is stopped. Nothing in the tree moves from here until let_go().
   STASIS_TRY(stage("inspect", &Checkpoint::inspect));
@@ -119,7 +132,8 @@ Result<void> Checkpoint::stages() {
     STASIS_TRY(stage("let go", &Checkpoint::let_go));
     // The program runs again. All that is left is ours, and takes its time.
     patience_.wait_longer();
-    if (snapshot_) STASIS_TRY(stage("write pages", &Checkpoint::write_pages));
+    if (precopy_) precopy_->stop_tracking();
+    if (report_.snapshot != SnapshotMode::kFreeze) STASIS_TRY(stage("write pages", &Checkpoint::write_pages));
     return stage("publish", &Checkpoint::publish);
   }
   // The image must be durable before the program may be ended.
@@ -219,14 +233,95 @@ Result<void> Checkpoint::look_at_clocks() {
 }
 
 Result<void> Checkpoint::choose_snapshot() {
-  const bool wanted = request_.after == AfterCheckpoint::kLeaveRunning && request_.snapshot != SnapshotMode::kAuto;
-  report_.snapshot = wanted ? request_.snapshot : SnapshotMode::kFreeze;
+  const bool runs_on = request_.after == AfterCheckpoint::kLeaveRunning;
+  const bool free_to_choose = runs_on && request_.snapshot == SnapshotMode::kAuto;
+  report_.snapshot = runs_on && !free_to_choose ? request_.snapshot : SnapshotMode::kFreeze;
+  // So much takes long enough to be noticed.
+  constexpr std::uint64_t kMuch = std::uint64_t{256} << 20;
+  if (free_to_choose && image_->seekable() && Precopy::worth(*tree_) >= kMuch) {
+    report_.snapshot = SnapshotMode::kPrecopy;
+  }
   if (report_.snapshot == SnapshotMode::kFreeze) return {};
+  if (report_.snapshot == SnapshotMode::kPrecopy) {
+    if (image_->seekable()) return {};
+    return Error(Errc::kRefused, "what was copied beforehand can't be changed again in a stream")
+        .with_help("write the image to a file, or choose another --snapshot");
+  }
   return Error(Errc::kRefused, fmt::format("this Stasis has no snapshot '{}'", name_of(report_.snapshot)))
       .with_help("--snapshot freeze holds the program until its pages are written");
 }
 
-Result<void> Checkpoint::take_snapshot() { return {}; }
+Result<void> Checkpoint::take_snapshot() {
+  if (!precopy_ || STASIS_TRY(precopy_->take(*tree_))) return {};
+  // Too much to be held in memory: the tree stands until it is written.
+  report_.snapshot = SnapshotMode::kFreeze;
+  return write_pages();
+}
+
+// Copies that are compressed, compared or put in order later lie in a file of their own, which goes by itself.
+Result<PrecopyPlace> Checkpoint::place_for_copies() {
+  if (request_.codec != Codec::kNone || parent_ || Precopy::copies_children(*tree_)) {
+    const std::string directory = directory_of(request_.output);
+    UniqueFd file = STASIS_TRY(open_at(AT_FDCWD, directory.empty() ? "." : directory, O_TMPFILE | O_RDWR, 0600));
+    return PrecopyPlace::in_file(std::move(file));
+  }
+  // More than the records need; what is left over costs nothing but to be read.
+  std::uint64_t room = std::uint64_t{1} << 20;
+  for (const auto& process : tree_->processes()) {
+    constexpr std::uint64_t kPerMapping = 512, kPerThread = 24 << 10, kPerFile = 1024;
+    room += kPerMapping * process->vmas().size() + kPerThread * STASIS_TRY(process->proc().threads()).size() +
+            kPerFile * STASIS_TRY(process->proc().fds()).size();
+  }
+  STASIS_TRY(EarlyChunks(*image_).reserve_structure(room));
+  return PrecopyPlace::in_image(*image_);
+}
+
+// All is saved as if nothing had been copied.
+Result<void> Checkpoint::forget_copies() {
+  const bool in_image = precopy_->in_image();
+  precopy_.reset();
+  report_.snapshot = SnapshotMode::kFreeze;
+  return in_image ? EarlyChunks(*image_).forget() : Result<void>();
+}
+
+// The program runs, and has all the time.
+Result<void> Checkpoint::copy_beforehand() {
+  const bool free_to_choose = request_.snapshot == SnapshotMode::kAuto;
+  auto place = place_for_copies();
+  if (!place && free_to_choose) {
+    report_.snapshot = SnapshotMode::kFreeze;
+    return {};
+  }
+  precopy_.emplace(STASIS_TRY(std::move(place)));
+  const std::uint64_t worth_it = STASIS_TRY(precopy_->begin(*tree_, patience_));
+  patience_.wait_longer();
+  if (worth_it != 0) STASIS_TRY(precopy_->copy(*tree_, patience_));
+  // A program that writes faster than we copy is better held than copied again.
+  constexpr std::uint64_t kTooMuch = std::uint64_t{128} << 20;
+  if (free_to_choose && (worth_it == 0 || precopy_->last_round_bytes() > kTooMuch)) {
+    STASIS_TRY(forget_copies());
+  }
+  std::destroy_at(&patience_);
+  std::construct_at(&patience_, request_.timeout, request_.cancelled);
+  return {};
+}
+
+// The room that was kept for the records may be too small.
+Result<void> Checkpoint::end_structure() {
+  auto ended = image_->end_structure();
+  if (ended || ended.error().code() != Errc::kOverflow || !precopy_ || !precopy_->in_image()) return ended;
+  log::info("checkpoint", "{}", ended.error().message());
+  STASIS_TRY(forget_copies());
+  return image_->end_structure();
+}
+
+Result<void> Checkpoint::save_copied(ProcessImage& process) {
+  PrecopiedPages& pages = precopy_->pages_of(process);
+  if (!precopy_->in_image()) return save_pages(process, pages, pages.wanted());
+  std::vector<PageRun> rest = STASIS_TRY(pages.finish_chunks(process.record().memory, patience_));
+  STASIS_TRY(save_pages(process, pages, std::move(rest)));
+  return pages.drop_rest();
+}
 
 Obstacles Checkpoint::memory_obstacles() const {
   Obstacles obstacles;
@@ -294,7 +389,7 @@ Result<void> Checkpoint::write_structure() {
   STASIS_TRY(objects_.checkpoint_obj(&context, &files_, kind::kSystemV));
   for (const auto& process : processes) STASIS_TRY(write_process(*process, context));
   for (const ZombieImage& zombie : tree_->zombies()) STASIS_TRY(image_->write(zombie.record));
-  return image_->end_structure();
+  return end_structure();
 }
 
 // Objects are written right before the record that first names them.
@@ -324,14 +419,16 @@ Result<void> Checkpoint::write_contents() {
 Result<void> Checkpoint::write_pages() {
   for (const auto& process : tree_->processes()) {
     if (!process->owns_memory()) continue;
-    if (snapshot_) {
+    if (precopy_) {
+      STASIS_TRY(save_copied(*process));
+    } else if (snapshot_) {
       STASIS_TRY(save_pages(*process, snapshot_->pages_of(*process), process->memory().take_rest()));
     } else {
       const PageReader frozen(process->traced().memory(), process->memory().shared_pages());
       STASIS_TRY(save_pages(*process, frozen, process->memory().take_rest()));
     }
   }
-  return {};
+  return precopy_ && precopy_->in_image() ? precopy_->drop_the_others() : Result<void>();
 }
 
 Result<void> Checkpoint::save_pages(ProcessImage& process, const PageSource& source, std::vector<PageRun> runs) {
