@@ -1,26 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/checkpoint.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <optional>
 #include <ranges>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "engine/cow_snapshot.h"
 #include "engine/environment_of_host.h"
 #include "engine/fault_point.h"
 #include "engine/lazy/being_filled.h"
 #include "engine/parent_image.h"
+#include "engine/precopy.h"
 #include "engine/stops_put_off.h"
 #include "engine/tree_image.h"
 #include "engine/wp_snapshot.h"
+#include "image/early_chunks.h"
 #include "image/environment.h"
 #include "image/page_runs.h"
+#include "image/parent_file.h"
 #include "kernel/clocks.h"
 #include "kernel/descriptor_limit.h"
 #include "kernel/namespaces.h"
@@ -86,6 +92,11 @@ class Checkpoint {
   Result<void> choose_snapshot();
   Result<void> write_contents();
   Result<void> take_snapshot();
+  Result<PrecopyPlace> place_for_copies();
+  Result<void> copy_beforehand();
+  Result<void> forget_copies();
+  Result<void> end_structure();
+  Result<void> save_copied(ProcessImage& process);
   Result<void> write_pages();
   std::vector<SnapshotMode> ways() const;
   Result<void> save_what_is_not_held();
@@ -103,8 +114,7 @@ class Checkpoint {
   std::optional<Clock::time_point> frozen_;
   EnvironmentRecord environment_;
   kernel::TimeShift ahead_of_us_;  // the program's clocks
-  OutsideHolders outside_;         // who shares mapped memory with the tree; found
-                                   // before the freeze
+  OutsideHolders outside_;         // who shares mapped memory with the tree; found before the freeze
   OpenFileTable files_;
   SeccompTable seccomp_;
   std::optional<StopsPutOff> stops_;  // while the tree is frozen: goes after it
@@ -115,28 +125,31 @@ class Checkpoint {
   DeferQueue farewell_;
   DeferQueue contents_;
   std::unique_ptr<Snapshot> snapshot_;
+  std::optional<Precopy> precopy_;
   ObjHash objects_;  // refers to files_ and the tree: goes first
   CheckpointReport report_;
 };
 
 Result<void> Checkpoint::stages() {
-  // The program runs. What is slow and does not change is read now; what can't
-  // be saved is refused now.
+  // The program runs. What is slow and does not change is read now; what can't be saved is refused now.
   STASIS_TRY(stage("open image", &Checkpoint::open_image));
   STASIS_TRY(stage("look", &Checkpoint::look));
+  if (report_.snapshot == SnapshotMode::kPrecopy) STASIS_TRY(stage("copy beforehand", &Checkpoint::copy_beforehand));
   STASIS_TRY(stage("freeze", &Checkpoint::freeze));
-  // Every thread is stopped. Nothing in the tree moves from here until
-  // let_go().
+  // Every thread is stopped. Nothing in the tree moves from here until let_go().
   STASIS_TRY(stage("inspect", &Checkpoint::inspect));
   STASIS_TRY(stage("write structure", &Checkpoint::write_structure));
   STASIS_TRY(stage("write contents", &Checkpoint::write_contents));
   if (report_.snapshot != SnapshotMode::kFreeze) STASIS_TRY(stage("take snapshot", &Checkpoint::take_snapshot));
-  if (!snapshot_) STASIS_TRY(stage("write pages", &Checkpoint::write_pages));
+  if (report_.snapshot == SnapshotMode::kFreeze) STASIS_TRY(stage("write pages", &Checkpoint::write_pages));
   if (request_.after == AfterCheckpoint::kLeaveRunning) {
     STASIS_TRY(stage("let go", &Checkpoint::let_go));
     // The program runs again. All that is left is ours, and takes its time.
     patience_.wait_longer();
-    if (snapshot_) STASIS_TRY(stage("write pages of the snapshot", &Checkpoint::write_pages));
+    if (precopy_) precopy_->stop_tracking();
+    if (report_.snapshot != SnapshotMode::kFreeze) {
+      STASIS_TRY(stage("write pages of the snapshot", &Checkpoint::write_pages));
+    }
     return stage("publish", &Checkpoint::publish);
   }
   // The image must be durable before the program may be ended.
@@ -167,8 +180,7 @@ Result<CheckpointReport> Checkpoint::run() {
   return report_;
 }
 
-// A process that ends under our hands fails whatever is being done with it, in
-// a dozen ways: what is said is the cause.
+// A process that ends under our hands fails whatever is being done with it, in a dozen ways: what is said is the cause.
 Error Checkpoint::explain(Error error) const {
   const auto vanished = [](HostPid pid) {
     return Error(Errc::kVanished, fmt::format("process {} ended while it was being checkpointed", pid.value()));
@@ -177,8 +189,8 @@ Error Checkpoint::explain(Error error) const {
   if (error.code() == Errc::kTimeout) {
     return std::move(error).note(fmt::format("checkpoint of process {}", request_.pid.value()));
   }
-  // Between a killed thread's end and the first sign of the others' there is a
-  // moment; a process without memory is nobody's to look at.
+  // Between a killed thread's end and the first sign of the others' there is a moment; a process without memory is
+  // nobody's to look at.
   constexpr std::array kMayBeAnEnd = {Errc::kVanished, Errc::kTargetLost, Errc::kNotOwner};
   int tries = std::ranges::find(kMayBeAnEnd, error.code()) != kMayBeAnEnd.end() ? 200 : 1;
   for (; tries > 0 && tree_; --tries) {
@@ -244,8 +256,7 @@ Result<void> Checkpoint::look() {
   return look_at_clocks();
 }
 
-// A tree that was restarted on another boot lives in a time namespace: its
-// clocks are not ours.
+// A tree that was restarted on another boot lives in a time namespace: its clocks are not ours.
 Result<void> Checkpoint::look_at_clocks() {
   const auto self = STASIS_TRY(kernel::ProcDir::open(HostPid(::getpid())));
   const kernel::TimeShift ours = STASIS_TRY(kernel::time_offsets(self));
@@ -260,9 +271,80 @@ Result<void> Checkpoint::look_at_clocks() {
 Result<void> Checkpoint::choose_snapshot() {
   const bool runs_on = request_.after == AfterCheckpoint::kLeaveRunning;
   report_.snapshot = runs_on ? request_.snapshot : SnapshotMode::kFreeze;
-  if (report_.snapshot != SnapshotMode::kPrecopy) return {};
-  return Error(Errc::kRefused, fmt::format("this Stasis has no snapshot '{}'", name_of(report_.snapshot)))
-      .with_help("--snapshot auto takes what is best");
+  // So much takes long enough to be noticed.
+  constexpr std::uint64_t kMuch = std::uint64_t{256} << 20;
+  if (report_.snapshot == SnapshotMode::kAuto && attempt_ == Attempt::kFirst && image_->seekable() &&
+      Precopy::worth(*tree_) >= kMuch) {
+    report_.snapshot = SnapshotMode::kPrecopy;
+  }
+  if (report_.snapshot != SnapshotMode::kPrecopy || image_->seekable()) return {};
+  return Error(Errc::kRefused, "what was copied beforehand can't be changed again in a stream")
+      .with_help("write the image to a file, or choose another --snapshot");
+}
+
+// Copies that are compressed, compared or put in order later lie in a file of their own, which goes by itself.
+Result<PrecopyPlace> Checkpoint::place_for_copies() {
+  if (request_.codec != Codec::kNone || parent_ || Precopy::copies_children(*tree_)) {
+    const std::string directory = directory_of(request_.output);
+    UniqueFd file = STASIS_TRY(open_at(AT_FDCWD, directory.empty() ? "." : directory, O_TMPFILE | O_RDWR, 0600));
+    return PrecopyPlace::in_file(std::move(file));
+  }
+  // More than the records need; what is left over costs nothing but to be read.
+  std::uint64_t room = std::uint64_t{1} << 20;
+  for (const auto& process : tree_->processes()) {
+    constexpr std::uint64_t kPerMapping = 512, kPerThread = 24 << 10, kPerFile = 1024;
+    room += kPerMapping * process->vmas().size() + kPerThread * STASIS_TRY(process->proc().threads()).size() +
+            kPerFile * STASIS_TRY(process->proc().fds()).size();
+  }
+  STASIS_TRY(EarlyChunks(*image_).reserve_structure(room));
+  return PrecopyPlace::in_image(*image_);
+}
+
+// All is saved as if nothing had been copied.
+Result<void> Checkpoint::forget_copies() {
+  const bool in_image = precopy_->in_image();
+  precopy_.reset();
+  report_.snapshot = request_.snapshot == SnapshotMode::kAuto ? SnapshotMode::kAuto : SnapshotMode::kFreeze;
+  return in_image ? EarlyChunks(*image_).forget() : Result<void>();
+}
+
+// The program runs, and has all the time.
+Result<void> Checkpoint::copy_beforehand() {
+  const bool free_to_choose = request_.snapshot == SnapshotMode::kAuto;
+  auto place = place_for_copies();
+  if (!place && free_to_choose) {
+    report_.snapshot = SnapshotMode::kAuto;
+    return {};
+  }
+  precopy_.emplace(STASIS_TRY(std::move(place)));
+  const std::uint64_t worth_it = STASIS_TRY(precopy_->begin(*tree_, patience_));
+  patience_.wait_longer();
+  if (worth_it != 0) STASIS_TRY(precopy_->copy(*tree_, patience_));
+  // A program that writes faster than we copy is better served by another snapshot.
+  constexpr std::uint64_t kTooMuch = std::uint64_t{128} << 20;
+  if (free_to_choose && (worth_it == 0 || precopy_->last_round_bytes() > kTooMuch)) {
+    STASIS_TRY(forget_copies());
+  }
+  std::destroy_at(&patience_);
+  std::construct_at(&patience_, request_.timeout, request_.cancelled);
+  return {};
+}
+
+// The room that was kept for the records may be too small.
+Result<void> Checkpoint::end_structure() {
+  auto ended = image_->end_structure();
+  if (ended || ended.error().code() != Errc::kOverflow || !precopy_ || !precopy_->in_image()) return ended;
+  log::info("checkpoint", "{}", ended.error().message());
+  STASIS_TRY(forget_copies());
+  return image_->end_structure();
+}
+
+Result<void> Checkpoint::save_copied(ProcessImage& process) {
+  PrecopiedPages& pages = precopy_->pages_of(process);
+  if (!precopy_->in_image()) return save_pages(process, pages, pages.wanted());
+  std::vector<PageRun> rest = STASIS_TRY(pages.finish_chunks(process.record().memory, patience_));
+  STASIS_TRY(save_pages(process, pages, std::move(rest)));
+  return pages.drop_rest();
 }
 
 Obstacles Checkpoint::memory_obstacles() const {
@@ -332,7 +414,7 @@ Result<void> Checkpoint::write_structure() {
   STASIS_TRY(objects_.checkpoint_obj(&context, &files_, kind::kSystemV));
   for (const auto& process : processes) STASIS_TRY(write_process(*process, context));
   for (const ZombieImage& zombie : tree_->zombies()) STASIS_TRY(image_->write(zombie.record));
-  return image_->end_structure();
+  return end_structure();
 }
 
 // Objects are written right before the record that first names them.
@@ -373,6 +455,11 @@ std::vector<SnapshotMode> Checkpoint::ways() const {
 }
 
 Result<void> Checkpoint::take_snapshot() {
+  if (precopy_) {
+    // Too much to be held in memory: the tree stands until it is written.
+    if (!STASIS_TRY(precopy_->take(*tree_))) report_.snapshot = SnapshotMode::kFreeze;
+    return {};
+  }
   const std::vector<SnapshotMode> all = ways();
   for (const SnapshotMode way : all) {
     report_.snapshot = way;
@@ -402,8 +489,10 @@ Result<void> Checkpoint::save_what_is_not_held() {
 Result<void> Checkpoint::write_pages() {
   for (const auto& process : tree_->processes()) {
     if (!process->owns_memory()) continue;
-    std::vector<PageRun> runs = process->memory().take_rest();
-    if (snapshot_) {
+    std::vector<PageRun> runs = precopy_ ? std::vector<PageRun>() : process->memory().take_rest();
+    if (precopy_) {
+      STASIS_TRY(save_copied(*process));
+    } else if (snapshot_) {
       const PageSource* const source = STASIS_TRY(snapshot_->pages_of(*process, runs));
       STASIS_TRY(save_pages(*process, *source, std::move(runs)));
     } else {
@@ -411,7 +500,7 @@ Result<void> Checkpoint::write_pages() {
     }
   }
   if (snapshot_) snapshot_->end();
-  return {};
+  return precopy_ && precopy_->in_image() ? precopy_->drop_the_others() : Result<void>();
 }
 
 Result<void> Checkpoint::save_frozen(ProcessImage& process, std::vector<PageRun> runs) {
@@ -434,8 +523,7 @@ Result<void> Checkpoint::save_pages(ProcessImage& process, const PageSource& sou
       runs);
 }
 
-// Our references to the program's files go before it runs again: a pipe whose
-// last writer it closes must be at its end.
+// Our references to the program's files go before it runs again: a pipe whose last writer it closes must be at its end.
 void Checkpoint::drop_references() {
   objects_.clear();
   for (const auto& file : files_.files) file->held.reset();

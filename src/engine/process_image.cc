@@ -25,6 +25,13 @@ std::uint64_t resident(const std::vector<kernel::Vma>& vmas) {
   return sum;
 }
 
+// The mappings as the program made them, without a tracker's marks (resource/memory/write_tracker.h).
+Result<std::vector<kernel::Vma>> smaps_of(const kernel::ProcDir& proc) {
+  std::vector<kernel::Vma> vmas = STASIS_TRY(proc.smaps());
+  for (kernel::Vma& vma : vmas) vma.flags.clear(kernel::VmFlag::kUffdWp);
+  return vmas;
+}
+
 ImagePid innermost(const std::vector<std::int32_t>& ids, std::int32_t fallback) {
   return ImagePid(ids.empty() ? fallback : ids.back());
 }
@@ -42,7 +49,7 @@ void fill_ids(const kernel::ProcStat& stat, const kernel::ProcStatus& status, Pr
 Result<std::unique_ptr<ProcessImage>> ProcessImage::look(kernel::ProcDir proc, TaskFacts facts,
                                                          RunQueueClocks& clocks) {
   std::unique_ptr<ProcessImage> image(new ProcessImage(std::move(proc), std::move(facts)));
-  image->vmas_ = STASIS_TRY(image->proc_.smaps());
+  image->vmas_ = STASIS_TRY(smaps_of(image->proc_));
   find_other_names(image->vmas_);
   image->small_ = resident(image->vmas_) < kSmallProcess;
   const auto memory = STASIS_TRY(kernel::ProcessMemory::open(image->proc_));
@@ -121,7 +128,7 @@ Result<void> ProcessImage::refresh_mappings() {
     find_other_names(now);
     if (kernel::same_layout(vmas_, now)) return {};
   }
-  auto now = STASIS_TRY(proc_.smaps());
+  auto now = STASIS_TRY(smaps_of(proc_));
   find_other_names(now);
   const bool moved = !kernel::same_layout(vmas_, now);
   vmas_ = std::move(now);

@@ -232,6 +232,11 @@ Result<void> Restart::fill_from_file() {
   const auto chunks = image_.chunks();
   std::vector<std::vector<std::byte>> buffers(most_side_by_side());
   for (std::size_t first = 0, end = 0; first < chunks.size(); first = end) {
+    if (chunks[first].runs.empty()) {
+      STASIS_TRY(image_.verify_chunk(first));
+      end = first + 1;
+      continue;
+    }
     RestoredObject* const object = STASIS_TRY(owner_of_pages(chunks[first].object));
     for (end = first; end < chunks.size() && chunks[end].object == chunks[first].object; ++end) {
       if (!object) tree_.report.pages += chunks[end].raw_size / image_.environment().page_size;

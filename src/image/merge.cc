@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "image/parent_file.h"
+#include "image/record_types.h"
 #include "stasis/image_environment.h"
 
 namespace stasis {
@@ -17,7 +18,8 @@ Result<void> copy_structure(const ImageReader& reader, ImageWriter& writer, Code
   STASIS_TRY(writer.write(environment));
   for (std::size_t i = 0; i < reader.record_count(); ++i) {
     const RawRecord record = reader.record(i);
-    if (record.type != EnvironmentRecord::kType) STASIS_TRY(writer.copy(record));
+    if (record.type == EnvironmentRecord::kType || record.type == RecordType::kPadding) continue;
+    STASIS_TRY(writer.copy(record));
   }
   return writer.end_structure();
 }

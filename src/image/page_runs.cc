@@ -33,6 +33,41 @@ std::vector<PageRun> subtract(std::span<const PageRun> a, std::span<const PageRu
   return result;
 }
 
+std::vector<PageRun> merge(std::span<const PageRun> a, std::span<const PageRun> b) {
+  std::vector<PageRun> result;
+  for (std::size_t i = 0, k = 0; i < a.size() || k < b.size();) {
+    const bool from_a = k == b.size() || (i < a.size() && a[i].start <= b[k].start);
+    const PageRun& run = from_a ? a[i++] : b[k++];
+    const std::uint64_t known = result.empty() ? 0 : result.back().start + result.back().length;
+    const std::uint64_t end = run.start + run.length;
+    if (result.empty() || known < run.start) {
+      result.push_back(run);
+    } else if (end > known) {
+      result.back().length = end - result.back().start;
+    }
+  }
+  return result;
+}
+
+std::vector<std::vector<PageRun>> cut(std::span<const PageRun> runs, std::uint64_t size) {
+  std::vector<std::vector<PageRun>> parts;
+  std::uint64_t room = 0;
+  for (PageRun run : runs) {
+    while (run.length > 0) {
+      if (room == 0) {
+        parts.emplace_back();
+        room = size;
+      }
+      const std::uint64_t length = std::min(run.length, room);
+      parts.back().push_back({.start = run.start, .length = length});
+      run.start += length;
+      run.length -= length;
+      room -= length;
+    }
+  }
+  return parts;
+}
+
 std::uint64_t total_length(std::span<const PageRun> runs) {
   std::uint64_t sum = 0;
   for (const PageRun& run : runs) sum += run.length;

@@ -127,6 +127,7 @@ class ImageReader::Impl {
   // kSkip: pages that are in the parent are not fetched.
   enum class Inherited { kFetch, kSkip };
   Result<std::optional<ChunkInfo>> next_stream_chunk(std::vector<std::byte>& buffer, Inherited inherited);
+  Result<std::optional<ChunkInfo>> take_stream_chunk(std::vector<std::byte>& buffer, Inherited inherited);
   Result<ChunkInfo> read_stream_chunk(const StreamRecord& record, std::uint64_t offset, std::vector<std::byte>& buffer);
   Result<void> read_stream_ending(const StreamRecord& index_record, std::uint64_t index_offset);
   void count(const ChunkInfo& chunk) const;
@@ -303,8 +304,11 @@ Result<RecordType> ImageReader::Impl::peek_type() {
   // An ignorable record that the caller may want must be seen, so only objects
   // are dealt with here.
   const auto records = structure_.records();
-  while (cursor_ < records.size() && records[cursor_].type == RecordType::kObject) {
-    STASIS_TRY(handle_object(records[cursor_++]));
+  while (cursor_ < records.size()) {
+    const StructureRecord& record = records[cursor_];
+    if (record.type != RecordType::kObject && record.type != RecordType::kPadding) break;
+    ++cursor_;
+    if (record.type == RecordType::kObject) STASIS_TRY(handle_object(record));
   }
   return cursor_ < records.size() ? records[cursor_].type : RecordType::kEndOfStructure;
 }
@@ -348,6 +352,8 @@ Result<void> ImageReader::Impl::read_chunk(std::size_t i, std::span<std::byte> o
   STASIS_TRY(check_chunk_frame(i));
   if (chunk.codec == Codec::kParent) {
     STASIS_TRY(read_inherited(chunk, out));
+  } else if (chunk.runs.empty()) {
+    STASIS_TRY(verify_payload(chunk));
   } else {
     STASIS_TRY(decode_payload(chunk, out));
   }
@@ -391,6 +397,10 @@ Result<void> ImageReader::Impl::verify_chunk(std::size_t i) const {
 
 Result<std::optional<ChunkInfo>> ImageReader::Impl::next_chunk(std::vector<std::byte>& buffer) {
   if (!seekable()) return next_stream_chunk(buffer, Inherited::kFetch);
+  while (next_chunk_ < chunks_.size() && chunks_[next_chunk_].runs.empty()) {
+    STASIS_TRY(verify_chunk(next_chunk_));
+    ++next_chunk_;
+  }
   if (next_chunk_ == chunks_.size()) return std::optional<ChunkInfo>();
   const std::size_t i = next_chunk_;
   buffer.resize(static_cast<std::size_t>(chunks_[i].raw_size));
@@ -406,6 +416,13 @@ Result<std::optional<ChunkInfo>> ImageReader::Impl::next_stream_chunk(std::vecto
                                                                       Inherited inherited) {
   if (finished_) return std::optional<ChunkInfo>();
   STASIS_TRY(keep_going());
+  auto next = STASIS_TRY(take_stream_chunk(buffer, inherited));
+  while (next && next->runs.empty()) next = STASIS_TRY(take_stream_chunk(buffer, inherited));
+  return next;
+}
+
+Result<std::optional<ChunkInfo>> ImageReader::Impl::take_stream_chunk(std::vector<std::byte>& buffer,
+                                                                      Inherited inherited) {
   const std::uint64_t offset = stream_offset_;
   const StreamRecord record = STASIS_TRY(read_stream_record(*source_, offset, index_bound_));
   stream_offset_ += kRecordHeaderSize + record.payload.size();

@@ -63,9 +63,10 @@ Result<void> verify_chunks(const ImageReader& reader, unsigned threads) {
     std::vector<std::byte> buffer;
     for (std::size_t i = next++; i < count; i = next++) {
       const ChunkInfo& chunk = reader.chunks()[i];
-      const bool inherited = chunk.codec == Codec::kParent;  // its pages are verified with the parent
-      if (!inherited) buffer.resize(static_cast<std::size_t>(chunk.raw_size));
-      if (auto read = inherited ? reader.verify_chunk(i) : reader.read_chunk(i, buffer); !read) {
+      // Inherited pages are verified with the parent.
+      const bool elsewhere = chunk.codec == Codec::kParent || chunk.runs.empty();
+      if (!elsewhere) buffer.resize(static_cast<std::size_t>(chunk.raw_size));
+      if (auto read = elsewhere ? reader.verify_chunk(i) : reader.read_chunk(i, buffer); !read) {
         const std::lock_guard lock(mutex);
         if (!error) error = std::move(read).error();
         next = count;

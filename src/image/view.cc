@@ -311,7 +311,9 @@ Result<void> view_image(ImageReader& reader, const ViewOptions& options, const V
                                                ? std::unique_ptr<Printer>(std::make_unique<TextPrinter>(options, out))
                                                : std::make_unique<JsonPrinter>(options, out);
   printer->begin();
-  for (std::size_t i = 0; i < reader.record_count(); ++i) STASIS_TRY(printer->record(reader.record(i)));
+  for (std::size_t i = 0; i < reader.record_count(); ++i) {
+    if (reader.record(i).type != RecordType::kPadding) STASIS_TRY(printer->record(reader.record(i)));
+  }
   if (reader.seekable()) {
     for (const ChunkInfo& chunk : reader.chunks()) printer->chunk(chunk);
   } else {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // ImageWriter. Structure records collect in memory (the tasks may be frozen meanwhile, and a stream may be slow);
 // chunks get their place in the file under the lock and are written outside it.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -15,6 +17,7 @@
 #include "base/stream.h"
 #include "image/codec.h"
 #include "image/direct_file.h"
+#include "image/early_chunks.h"
 #include "image/format.h"
 #include "image/hash.h"
 #include "image/output_file.h"
@@ -26,6 +29,23 @@ namespace stasis {
 namespace {
 
 Error out_of_order(std::string_view what) { return Error(Errc::kInvalidArgument, "image: " + std::string(what)); }
+
+constexpr std::uint64_t kEndOfStructureSize = kRecordHeaderSize + 6 + 8 + 6 + sizeof(ImageHash);
+
+// Zeros, as a hole where the file system can.
+Result<void> clear_file_range(int fd, std::uint64_t offset, std::uint64_t length) {
+  if (::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                  static_cast<off_t>(length)) == 0) {
+    return {};
+  }
+  const std::vector<std::byte> zeros(std::min<std::uint64_t>(length, std::uint64_t{1} << 20));
+  for (std::uint64_t done = 0; done < length;) {
+    const auto part = std::span(zeros).first(std::min<std::uint64_t>(zeros.size(), length - done));
+    STASIS_TRY(pwrite_full(fd, part, static_cast<off_t>(offset + done)));
+    done += part.size();
+  }
+  return {};
+}
 
 bool is_framing(RecordType type) { return (static_cast<std::uint32_t>(type) & ~kIgnorableRecord) < 16; }
 
@@ -46,6 +66,11 @@ class ImageWriter::Impl {
   Result<void> inherit(ObjRef object, std::span<const PageRun> runs, ObjRef source);
   Result<ChunkSlot> reserve_chunk(ObjRef object, std::span<const PageRun> runs);
   Result<void> finish_chunk(const ChunkSlot& slot, const ImageHash* hash);
+  Result<void> reserve_structure(std::uint64_t bytes);
+  Result<ChunkSlot> reserve_early(std::span<const PageRun> runs);
+  Result<void> finish_early(const ChunkSlot& slot, ObjRef object);
+  Result<void> drop_early(const ChunkSlot& slot);
+  Result<void> forget_early();
   Result<void> publish();
   void abort(const Error& reason);
   void write_directly() {
@@ -73,6 +98,10 @@ class ImageWriter::Impl {
   };
 
   Result<void> check_stage(Stage wanted) const;
+  Result<void> fill_up_structure();
+  Result<ChunkSlot> reserve(ChunkRecord record);
+  Result<ChunkInfo> early_chunk(const ChunkSlot& slot) const;
+  Result<void> close_early(const ChunkSlot& slot, const ChunkInfo& chunk);
   Result<Placed> place(const ChunkRecord& record);
   Result<void> put(std::span<const std::byte> bytes, std::uint64_t offset);
   Result<void> put_payload(std::span<const std::byte> bytes, std::uint64_t offset);
@@ -97,6 +126,7 @@ class ImageWriter::Impl {
   std::uint64_t records_ = 0;
   std::uint64_t page_size_ = kPayloadAlignment;
   bool has_parent_ = false;
+  std::uint64_t structure_room_ = 0;  // 0: as much as it needs
   std::uint64_t structure_size_ = 0;
   ImageHash structure_hash_{};
   std::uint64_t offset_ = 0;  // where the next chunk record goes
@@ -150,13 +180,29 @@ Result<void> ImageWriter::Impl::begin_object(ObjRef ref, ObjType type) {
 Result<void> ImageWriter::Impl::end_structure() {
   const std::lock_guard lock(mutex_);
   STASIS_TRY(check_stage(Stage::kStructure));
+  STASIS_TRY(fill_up_structure());
   structure_hash_ = hash_bytes(structure_);
   STASIS_TRY(append_record(structure_, EndOfStructureRecord{records_, structure_hash_}));
   stage_ = Stage::kPages;
   STASIS_TRY(remember(put(structure_, 0)));
-  structure_size_ = offset_ = structure_.size();
-  progress_.stored_bytes = offset_;
+  structure_size_ = structure_.size();
+  offset_ = std::max(offset_, structure_size_);
+  progress_.stored_bytes += structure_size_;
   structure_ = {};
+  return {};
+}
+
+// What was reserved for the section and is not used. REQUIRES: lock held.
+Result<void> ImageWriter::Impl::fill_up_structure() {
+  if (structure_room_ == 0) return {};
+  const std::uint64_t used = structure_.size() + kEndOfStructureSize;
+  if (used == structure_room_) return {};
+  if (used + kRecordHeaderSize > structure_room_) {
+    return Error(Errc::kOverflow, fmt::format("image: {} bytes of structure and room for {}", used, structure_room_));
+  }
+  const std::vector<std::byte> nothing(structure_room_ - used - kRecordHeaderSize);
+  append_record(structure_, RecordType::kPadding, nothing);
+  ++records_;
   return {};
 }
 
@@ -164,7 +210,7 @@ Result<void> ImageWriter::Impl::end_structure() {
 
 // Gives a chunk its place behind the last one. REQUIRES: lock held.
 Result<ImageWriter::Impl::Placed> ImageWriter::Impl::place(const ChunkRecord& record) {
-  STASIS_TRY(check_stage(Stage::kPages));
+  if (failure_ || structure_room_ == 0 || stage_ == Stage::kOver) STASIS_TRY(check_stage(Stage::kPages));
   Placed placed{index_.chunks.size(), offset_, 0, {}};
   placed.record = STASIS_TRY(make_chunk_record(record, offset_));
   placed.payload_offset = offset_ + placed.record.size();
@@ -316,8 +362,11 @@ Result<void> ImageWriter::Impl::add_placed(const ChunkRecord& record, std::span<
 
 Result<ChunkSlot> ImageWriter::Impl::reserve_chunk(ObjRef object, std::span<const PageRun> runs) {
   if (!file_) return out_of_order("a stream has no room to reserve");
-  ChunkRecord record{object, Codec::kNone, 0, 0, {runs.begin(), runs.end()}, {}};
-  for (const PageRun& run : runs) record.raw_size += run.length;
+  return reserve(ChunkRecord{object, Codec::kNone, 0, 0, {runs.begin(), runs.end()}, {}});
+}
+
+Result<ChunkSlot> ImageWriter::Impl::reserve(ChunkRecord record) {
+  for (const PageRun& run : record.runs) record.raw_size += run.length;
   record.stored_size = record.raw_size;
   if (auto good = check_chunk(record, page_size_); !good) {
     return std::move(good).error().with_code(Errc::kInvalidArgument);
@@ -347,6 +396,77 @@ Result<void> ImageWriter::Impl::finish_chunk(const ChunkSlot& slot, const ImageH
   const std::lock_guard lock(mutex_);
   STASIS_TRY(remember(std::move(written)));
   if (!finished_[slot.id]) count(slot.id, hash);
+  return {};
+}
+
+// ---- chunks before the structure ----
+
+Result<void> ImageWriter::Impl::reserve_structure(std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  STASIS_TRY(check_stage(Stage::kStart));
+  if (!file_ || !index_.chunks.empty()) return out_of_order("room for the structure comes first, in a file");
+  structure_room_ = offset_ = (bytes + kPayloadAlignment - 1) / kPayloadAlignment * kPayloadAlignment;
+  return {};
+}
+
+Result<ChunkSlot> ImageWriter::Impl::reserve_early(std::span<const PageRun> runs) {
+  if (!file_ || structure_room_ == 0) return out_of_order("no room was kept for the structure");
+  // Some object: all numbers take the same room.
+  return reserve(ChunkRecord{ObjRef(1), Codec::kNone, 0, 0, {runs.begin(), runs.end()}, {}});
+}
+
+Result<ChunkInfo> ImageWriter::Impl::early_chunk(const ChunkSlot& slot) const {
+  const std::lock_guard lock(mutex_);
+  STASIS_TRY(check_stage(Stage::kPages));
+  if (slot.id >= index_.chunks.size() || finished_[slot.id] || slot.offset != index_.chunks[slot.id].payload_offset ||
+      slot.length != index_.chunks[slot.id].stored_size) {
+    return out_of_order("this slot is not open");
+  }
+  return ChunkInfo(index_.chunks[slot.id]);
+}
+
+// Frames what lies in the slot as that chunk.
+Result<void> ImageWriter::Impl::close_early(const ChunkSlot& slot, const ChunkInfo& chunk) {
+  const ChunkRecord record{chunk.object, chunk.codec, chunk.raw_size, chunk.stored_size, chunk.runs, chunk.source};
+  const auto head = STASIS_TRY(make_chunk_record(record, chunk.record_offset));
+  const ImageHash hash = STASIS_TRY(hash_file_range(slot.fd, chunk.payload_offset, chunk.stored_size));
+  std::vector<std::byte> end;
+  STASIS_TRY(append_record(end, ChunkEndRecord{hash}));
+  Result<void> written = put(head, chunk.record_offset);
+  if (written) written = put(end, chunk.payload_offset + chunk.stored_size);
+  const std::lock_guard lock(mutex_);
+  STASIS_TRY(remember(std::move(written)));
+  index_.chunks[slot.id] = chunk;
+  count(slot.id, hash);
+  return {};
+}
+
+Result<void> ImageWriter::Impl::finish_early(const ChunkSlot& slot, ObjRef object) {
+  ChunkInfo chunk = STASIS_TRY(early_chunk(slot));
+  chunk.object = object;
+  return close_early(slot, chunk);
+}
+
+Result<void> ImageWriter::Impl::drop_early(const ChunkSlot& slot) {
+  ChunkInfo chunk = STASIS_TRY(early_chunk(slot));
+  const std::uint64_t end = chunk.payload_offset + chunk.stored_size;
+  chunk.raw_size = 0;
+  chunk.runs.clear();
+  // Without its runs the record may be shorter.
+  const auto head = STASIS_TRY(make_chunk_record({.object = chunk.object}, chunk.record_offset));
+  chunk.payload_offset = chunk.record_offset + head.size();
+  chunk.stored_size = end - chunk.payload_offset;
+  STASIS_TRY(clear_file_range(slot.fd, chunk.payload_offset, chunk.stored_size));
+  return close_early(slot, chunk);
+}
+
+Result<void> ImageWriter::Impl::forget_early() {
+  const std::lock_guard lock(mutex_);
+  if (structure_room_ == 0 || stage_ > Stage::kStructure) return out_of_order("there are no early chunks");
+  index_.chunks.clear();
+  finished_.clear();
+  structure_room_ = offset_ = 0;
+  if (::ftruncate(file_->fd(), 0) != 0) return remember(Error::from_errno(errno, "shorten " + file_->path()));
   return {};
 }
 
@@ -409,6 +529,26 @@ void ImageWriter::Impl::abort(const Error& reason) {
 }
 
 // ---- the public face ------------------------------------------------------------------------------------------------
+
+namespace {
+
+// EarlyChunks is no part of the public API, and stasis/image.h does not know it.
+template <auto Member>
+struct Access {
+  friend auto& impl_of(ImageWriter& writer) { return *(writer.*Member); }
+};
+template struct Access<&ImageWriter::impl_>;
+auto& impl_of(ImageWriter& writer);
+
+}  // namespace
+
+Result<void> EarlyChunks::reserve_structure(std::uint64_t bytes) { return impl_of(writer_).reserve_structure(bytes); }
+Result<ChunkSlot> EarlyChunks::reserve(std::span<const PageRun> runs) { return impl_of(writer_).reserve_early(runs); }
+Result<void> EarlyChunks::finish(const ChunkSlot& slot, ObjRef object) {
+  return impl_of(writer_).finish_early(slot, object);
+}
+Result<void> EarlyChunks::drop(const ChunkSlot& slot) { return impl_of(writer_).drop_early(slot); }
+Result<void> EarlyChunks::forget() { return impl_of(writer_).forget_early(); }
 
 ImageWriter::ImageWriter(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 ImageWriter::ImageWriter(ImageWriter&&) noexcept = default;

@@ -73,10 +73,10 @@ class Writer:
         self.pid = self.lab.restart_detached(image)
 
 
-def save(lab, writer, mode):
+def save(lab, writer, mode, *options):
     """The image, or None where this user is refused that kind."""
     image = lab.next_image()
-    done = lab.command("checkpoint", writer.pid, "-o", image, "--leave-running", "--snapshot", mode, "--json")
+    done = lab.command("checkpoint", writer.pid, "-o", image, "--leave-running", "--snapshot", mode, *options, "--json")
     if done.returncode == 2 and "--snapshot" in done.stderr:
         raise Skip(f"this stasis knows no --snapshot {mode}")
     if done.returncode == 3 and f"has no snapshot '{mode}'" in done.stderr:

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/precopy.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "engine/fault_point.h"
+#include "engine/stops_put_off.h"
+#include "image/page_runs.h"
+#include "resource/memory/page_reader.h"
+#include "tracee/userfaultfd.h"
+
+namespace stasis {
+namespace {
+
+using kernel::Vma;
+
+// A smaller process is read in the freeze in no more time than it takes to make a tracker.
+constexpr std::uint64_t kWorthATracker = std::uint64_t{16} << 20;
+// So little is read in the freeze within a millisecond or two.
+constexpr std::uint64_t kLittle = std::uint64_t{2} << 20;
+constexpr int kMostRounds = 8;
+
+// The device writes into memory that was given to it before we protected it, and nobody is told.
+bool uses_direct_io(const kernel::ProcDir& proc) {
+  const auto fds = proc.fds();
+  if (!fds) return true;
+  return std::ranges::any_of(*fds, [&](int fd) {
+    const auto info = proc.fdinfo(fd);
+    return info && (info->flags & O_DIRECT) != 0;
+  });
+}
+
+// Not the areas that a child has mostly from its parent: who copies them there would save them twice.
+std::vector<Vma> areas_to_track(const ProcessImage& process, bool has_parent) {
+  std::vector<Vma> areas;
+  for (const Vma& vma : process.vmas()) {
+    if (worth_tracking(vma) && (!has_parent || vma.mapped_elsewhere < vma.rss / 4)) areas.push_back(vma);
+  }
+  return areas;
+}
+
+std::uint64_t content_of(std::span<const Vma> areas) {
+  std::uint64_t sum = 0;
+  for (const Vma& vma : areas) sum += vma.anonymous + vma.swap;
+  return sum;
+}
+
+Result<WriteTracker> make_tracker(ProcessImage& process, const Patience& patience) {
+  const auto memory = STASIS_TRY(kernel::ProcessMemory::open(process.proc()));
+  const std::vector<Vma> before = process.vmas();
+  Gadgets gadgets = find_gadgets(memory, before);
+  const StopsPutOff stops;
+  auto uffd = [&]() -> Result<kernel::Userfaultfd> {
+    STASIS_TRY(process.attach());
+    STASIS_TRY(process.settle(patience));
+    STASIS_TRY(process.refresh_mappings());
+    if (!kernel::same_layout(before, process.vmas())) gadgets = find_gadgets(process.traced().memory(), process.vmas());
+    STASIS_TRY(process.traced().open_gate(gadgets, process.vmas(), patience));
+    return make_userfaultfd_in(process.traced(), kernel::UffdFaults::kUserMode, patience);
+  }();
+  process.let_go();
+  return WriteTracker::enable(STASIS_TRY(std::move(uffd)));
+}
+
+// The pages with content of their own in these areas.
+Result<std::vector<PageRun>> pages_in(const kernel::ProcDir& proc, std::span<const PageRun> areas) {
+  const auto scanner = STASIS_TRY(kernel::PageScanner::open(proc));
+  std::vector<kernel::PageRun> pages;
+  for (const PageRun& area : areas) {
+    Vma vma;
+    vma.start = area.start;
+    vma.end = area.start + area.length;
+    STASIS_TRY(scanner.private_pages(vma, pages));
+  }
+  std::vector<PageRun> runs;
+  for (const kernel::PageRun& run : pages) append(runs, {.start = run.start, .length = run.size()});
+  return runs;
+}
+
+std::vector<PageRun> shared_with_others(const kernel::ProcDir& proc, std::span<const Vma> areas) {
+  const auto scanner = kernel::PageScanner::open(proc);
+  std::vector<kernel::PageRun> pages;
+  for (const Vma& vma : areas) {
+    if (scanner && vma.mapped_elsewhere != 0) static_cast<void>(scanner->not_exclusive(vma.start, vma.end, pages));
+  }
+  std::vector<PageRun> runs;
+  for (const kernel::PageRun& run : pages) append(runs, {.start = run.start, .length = run.size()});
+  return runs;
+}
+
+// What we may hold of other programs' memory.
+std::uint64_t memory_for_us() {
+  const long pages = ::sysconf(_SC_AVPHYS_PAGES), size = ::sysconf(_SC_PAGESIZE);
+  return std::max(std::uint64_t{64} << 20, static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(size) / 2);
+}
+
+}  // namespace
+
+// ---- while the tree runs ----
+
+std::uint64_t Precopy::worth(const TreeImage& tree) {
+  std::uint64_t sum = 0;
+  for (const auto& process : tree.processes()) {
+    const std::uint64_t content = content_of(areas_to_track(*process, process != tree.processes().front()));
+    if (content >= kWorthATracker) sum += content;
+  }
+  return sum;
+}
+
+bool Precopy::copies_children(const TreeImage& tree) {
+  return std::any_of(tree.processes().begin() + 1, tree.processes().end(),
+                     [](const auto& process) { return content_of(areas_to_track(*process, true)) >= kWorthATracker; });
+}
+
+Result<std::uint64_t> Precopy::begin(TreeImage& tree, const Patience& patience) {
+  std::uint64_t bytes = 0;
+  for (const auto& process : tree.processes()) {
+    const std::vector<Vma> areas = areas_to_track(*process, process != tree.processes().front());
+    if (content_of(areas) < kWorthATracker || uses_direct_io(process->proc())) continue;
+    STASIS_TRY(patience.check());
+    STASIS_TRY(fault_point("make a tracker"));
+    if (auto added = add(*process, areas, patience); !added) {
+      log::debug("precopy", "process {} is read in the freeze: {}", process->pid().value(), added.error().message());
+      STASIS_TRY(patience.check());
+      continue;
+    }
+    bytes += content_of(areas);
+  }
+  return bytes;
+}
+
+Result<void> Precopy::add(ProcessImage& process, std::span<const Vma> areas, const Patience& patience) {
+  Target target;
+  target.tracker = STASIS_TRY(make_tracker(process, patience));
+  target.memory = STASIS_TRY(kernel::ProcessMemory::open(process.proc()));
+  STASIS_TRY(target.tracker->add(process.proc(), areas));
+  target.shared = shared_with_others(process.proc(), areas);
+  target.pages = std::make_unique<PrecopiedPages>(place_);
+  targets_.emplace(process.pid(), std::move(target));
+  return {};
+}
+
+// Returns the bytes copied.
+Result<std::uint64_t> Precopy::copy_round(const ProcessImage& process, Target& target, const Patience& patience) {
+  const bool first = target.pages->copied().empty();
+  std::vector<PageRun> changed = target.tracker->tracked();
+  if (!first) {
+    const std::vector<Vma> now = STASIS_TRY(process.proc().maps());
+    changed = STASIS_TRY(target.tracker->take_written(process.proc(), now));
+    target.pages->forget(changed);
+  }
+  if (uses_direct_io(process.proc())) target.tracker.reset();
+  if (!target.tracker) return 0;
+  const std::vector<PageRun> there = STASIS_TRY(pages_in(process.proc(), target.tracker->tracked()));
+  changed = intersect(changed, there);
+  STASIS_TRY(target.pages->copy(PageReader(*target.memory, target.shared), changed, patience));
+  return total_length(changed);
+}
+
+Result<void> Precopy::copy(TreeImage& tree, const Patience& patience) {
+  for (int round = 0; round < kMostRounds; ++round) {
+    const std::uint64_t before = last_round_;
+    last_round_ = 0;
+    for (const auto& process : tree.processes()) {
+      const auto found = targets_.find(process->pid());
+      if (found == targets_.end() || !found->second.tracker) continue;
+      STASIS_TRY(patience.check());
+      STASIS_TRY(fault_point("copy pages"));
+      const auto copied = copy_round(*process, found->second, patience);
+      if (copied) {
+        last_round_ += *copied;
+        continue;
+      }
+      STASIS_TRY(patience.check());
+      // It has ended, or become another program.
+      if (copied.error().code() != Errc::kVanished && copied.error().code() != Errc::kIo) return copied.error();
+      log::debug("precopy", "process {}: {}", process->pid().value(), copied.error().message());
+      found->second.tracker.reset();
+    }
+    log::debug("precopy", "round {}: {} KiB", round, last_round_ >> 10);
+    if (last_round_ <= kLittle || (round > 0 && last_round_ > before / 2)) break;
+  }
+  return {};
+}
+
+// ---- in the freeze ----
+
+Result<bool> Precopy::take(TreeImage& tree) {
+  std::uint64_t changed = 0;
+  for (const auto& process : tree.processes()) {
+    if (!process->owns_memory()) continue;
+    Target& target = targets_[process->pid()];
+    if (!target.pages) target.pages = std::make_unique<PrecopiedPages>(place_);
+    std::vector<PageRun> unchanged;
+    if (target.tracker && !uses_direct_io(process->proc())) {
+      const auto written = target.tracker->take_written(process->proc(), process->vmas());
+      if (written) unchanged = subtract(target.tracker->tracked(), *written);
+    }
+    target.frozen = std::make_unique<PageReader>(process->traced().memory(), process->memory().shared_pages());
+    target.pages->read_changed_from(*target.frozen);
+    changed += target.pages->settle(process->memory().take_rest(), unchanged);
+  }
+  log::debug("precopy", "{} KiB in the freeze", changed >> 10);
+  STASIS_TRY(fault_point("keep what has changed"));
+  if (changed > memory_for_us()) return false;
+  for (auto& [pid, target] : targets_) {
+    if (target.frozen) STASIS_TRY(target.pages->keep());
+  }
+  return true;
+}
+
+Result<void> Precopy::drop_the_others() {
+  for (auto& [pid, target] : targets_) {
+    if (!target.frozen) STASIS_TRY(target.pages->drop_rest());
+  }
+  return {};
+}
+
+void Precopy::stop_tracking() {
+  for (auto& [pid, target] : targets_) {
+    if (target.tracker) target.tracker->end();
+    target.tracker.reset();
+  }
+}
+
+}  // namespace stasis
