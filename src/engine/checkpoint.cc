@@ -561,7 +561,7 @@ Result<void> Checkpoint::publish() {
 
 // A snapshot that did not hold is taken again, another way: of the program as it is then.
 Result<CheckpointReport> checkpoint(const CheckpointRequest& request) {
-  const Clock::time_point started = Clock::now();
+  const auto started = std::chrono::steady_clock::now();
   {
     Checkpoint first(request, Attempt::kFirst);
     auto report = first.run();

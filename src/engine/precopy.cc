@@ -56,7 +56,7 @@ Result<WriteTracker> make_tracker(ProcessImage& process, const Patience& patienc
   const StopsPutOff stops;
   auto uffd = [&]() -> Result<kernel::Userfaultfd> {
     STASIS_TRY(process.attach());
-    STASIS_TRY(process.settle(patience));
+    STASIS_TRY(process.settle(patience, [] {}));
     STASIS_TRY(process.refresh_mappings());
     if (!kernel::same_layout(before, process.vmas())) gadgets = find_gadgets(process.traced().memory(), process.vmas());
     STASIS_TRY(process.traced().open_gate(gadgets, process.vmas(), patience));

@@ -53,6 +53,7 @@ class TracedProcess {
   const std::vector<TracedThread>& threads() const { return threads_; }
   // The thread that runs the batches.
   TracedThread& carrier() { return threads_.front(); }
+  const TracedThread& carrier() const { return threads_.front(); }
 
   // Waits until all threads, those born meanwhile included, are stopped, and captures them. Beyond this point nothing
   // in the process moves.
