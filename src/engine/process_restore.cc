@@ -223,6 +223,14 @@ Result<void> ProcessRestore::install_files(const RestartContext& context) {
   return table->adopt_own(pid(), context);
 }
 
+Result<void> ProcessRestore::watch_own_files(const RestartContext& context) {
+  if (!owns_.files) return {};
+  CallRunner calls(*process_, context.patience);
+  const auto* const table = STASIS_TRY(context.objects.fetch<RestoredFileTable>(record_.file_table, kind::kFileTable));
+  while (!table->watch_own(calls.batch(), calls.checks())) STASIS_TRY(calls.flush());
+  return calls.flush();
+}
+
 // In the leader, with our own credentials still.
 Result<void> ProcessRestore::restore_process(const InheritedState& inherited, const RestartContext& context) {
   STASIS_TRY(install_files(context));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // ProcessRestore: one process on its way from its records to running. The steps in order: plan, adopt, map,
-// write_pages..., finish_memory, restore_context, restore, start_calls, stand_by, release.
+// write_pages..., finish_memory, restore_context, restore, watch_own_files, start_calls, stand_by, release.
 #pragma once
 
 #include <memory>
@@ -68,6 +68,8 @@ class ProcessRestore {
   Result<void> restore_context(const RestartContext& context);
   // Threads, descriptors, signals, limits, credentials: everything but the registers.
   Result<void> restore(const InheritedState& inherited, const RestartContext& context);
+  // What it must watch by epoll itself. REQUIRES: all that was put off is done.
+  Result<void> watch_own_files(const RestartContext& context);
   // Interrupted calls are started again.
   Result<void> start_calls(const Patience& patience);
   // The gate goes, registers are set. Beyond this only release() is left. REQUIRES: start_calls() in all processes.

@@ -346,6 +346,7 @@ Result<void> TreeRestore::restore_job_states() {
 }
 
 Result<void> TreeRestore::stand_by() {
+  for (const auto& process : live_) STASIS_TRY(process->watch_own_files(context_));
   STASIS_TRY(restore_job_states());
   for (const auto& process : live_) STASIS_TRY(process->start_calls(context_.patience));
   // Memory that several share loses the gate with the first: its other users must be done with it.

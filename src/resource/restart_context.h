@@ -66,6 +66,16 @@ struct RestoredFile : RestoredObject {
     std::string path{};  // not empty: that is opened, with the flags and at the offset that the arguments are
   };
   virtual std::optional<OwnCall> own_call() const { return std::nullopt; }
+  // Of an epoll set: what a process must watch by it itself, as the kernel remembers who asked (a signalfd tells the
+  // process that watches it of its signals). Once: by the first process that has both, when the set is filled.
+  struct OwnWatch {
+    int number = -1;
+    const RestoredFile* file = nullptr;
+    std::uint32_t events = 0;
+    std::uint64_t data = 0;
+    bool done = false;
+  };
+  virtual std::span<OwnWatch> own_watches() { return {}; }
   // Why there is no descriptor for some numbers, and what helps.
   virtual Error unbound(int number) const;
   // --inherit-fd: replaces the file, whatever it was, by another one.

@@ -152,9 +152,7 @@ struct Watch {
   int source;
 };
 
-bool is_switched_off(const Watch& watch) {
-  return (watch.event.events & EPOLLONESHOT) != 0 && (watch.event.events & ~kPrivateBits) == 0;
-}
+bool is_switched_off(std::uint32_t events) { return (events & EPOLLONESHOT) != 0 && (events & ~kPrivateBits) == 0; }
 
 Result<void> add_watch(int epoll, Watch watch) {
   if (watch.source != watch.number && ::dup2(watch.source, watch.number) < 0) {
@@ -182,14 +180,23 @@ Result<void> fill_set(int epoll, std::vector<Watch> watches) {
   STASIS_TRY(move_up(epoll));
   for (Watch& watch : watches) STASIS_TRY(move_up(watch.source));
   // Entries that are switched off come first: they can be switched off again only by firing, before anything else can.
-  std::ranges::stable_partition(watches, is_switched_off);
+  std::ranges::stable_partition(watches, [](const Watch& watch) { return is_switched_off(watch.event.events); });
   auto next = watches.begin();
-  for (; next != watches.end() && is_switched_off(*next); ++next) STASIS_TRY(add_watch(epoll, *next));
+  for (; next != watches.end() && is_switched_off(next->event.events); ++next) STASIS_TRY(add_watch(epoll, *next));
   std::vector<epoll_event> fired(static_cast<std::size_t>(next - watches.begin()));
   if (!fired.empty()) ::epoll_wait(epoll, fired.data(), static_cast<int>(fired.size()), 0);
   for (; next != watches.end(); ++next) STASIS_TRY(add_watch(epoll, *next));
   return {};
 }
+
+class RestoredEpoll : public RestoredFile {
+ public:
+  std::span<OwnWatch> own_watches() override { return own_watches_; }
+  void add_own_watch(OwnWatch watch) { own_watches_.push_back(watch); }
+
+ private:
+  std::vector<OwnWatch> own_watches_;
+};
 
 Result<void> fill_later(int epoll, const EpollRecord& record, const ObjHash& objects) {
   std::vector<Watch> watches;
@@ -229,8 +236,13 @@ Result<void*> restore_epoll(void* context, ObjRef) {
   UniqueFd fd(::epoll_create1(EPOLL_CLOEXEC));
   if (!fd) return Error::from_errno(errno, "make an epoll set");
   STASIS_TRY(set_status_flags(fd.get(), record.flags));
-  auto file = std::make_unique<RestoredFile>();
+  auto file = std::make_unique<RestoredEpoll>();
   file->fd = STASIS_TRY(ctx.park(std::move(fd)));
+  for (const EpollEntryRecord& entry : record.entries) {
+    if (entry.kind != kind::kSignalFd || is_switched_off(entry.events)) continue;
+    const auto* const watched = STASIS_TRY(fetch_restored<RestoredFile>(ctx.objects, entry.file, entry.kind));
+    file->add_own_watch({.number = entry.number, .file = watched, .events = entry.events, .data = entry.data});
+  }
   UniqueFd own = STASIS_TRY(ctx.park_duplicate(file->fd.get()));
   STASIS_TRY(ctx.deferred.add([record = std::move(record), own = std::move(own), &objects = ctx.objects] {
     return fill_later(own.get(), record, objects);

@@ -3,6 +3,8 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -217,6 +219,25 @@ bool RestoredFileTable::Install::open_own(Batch& batch, BatchChecks& checks) {
       checks.add(batch.call(SYS_close, lowest), what);
     } else if (!entry.close_on_exec) {
       checks.add(batch.call(SYS_fcntl, entry.fd, F_SETFD, 0), what);
+    }
+  }
+  return true;
+}
+
+bool RestoredFileTable::watch_own(Batch& batch, BatchChecks& checks) const {
+  for (const Entry& set : entries_) {
+    for (RestoredFile::OwnWatch& watch : set.file->own_watches()) {
+      const auto watched = std::ranges::lower_bound(entries_, watch.number, {}, &Entry::fd);
+      const bool here = watched != entries_.end() && watched->fd == watch.number && watched->file == watch.file;
+      if (watch.done || !here) continue;
+      epoll_event event{};
+      if (!batch.has_room(2, sizeof event)) return false;
+      event.events = watch.events;
+      event.data.u64 = watch.data;
+      batch.call(SYS_epoll_ctl, set.fd, EPOLL_CTL_DEL, watch.number, 0);
+      checks.add(batch.call(SYS_epoll_ctl, set.fd, EPOLL_CTL_ADD, watch.number, batch.put(event)),
+                 fmt::format("watch descriptor {} by epoll", watch.number));
+      watch.done = true;
     }
   }
   return true;

@@ -89,6 +89,10 @@ class RestoredFileTable : public RestoredObject {
   // After Install in a task: takes a duplicate of what the task opened by itself, for those who watch it (epoll).
   Result<void> adopt_own(HostPid task, const RestartContext& context) const;
 
+  // When all sets are filled: adds as many calls as the batch has room for by which this task itself watches what
+  // nobody can watch in its place. True: that was all.
+  bool watch_own(Batch& batch, BatchChecks& checks) const;
+
   class Install {
    public:
     // REQUIRES: the object hash still has the table's files, and keeps them until done().
