@@ -12,6 +12,7 @@
 
 #include "arch/x86_64/xstate.h"
 #include "base/log.h"
+#include "resource/cgroup/cgroup.h"
 #include "resource/file_table/file_table.h"
 #include "resource/fs/fs.h"
 #include "resource/kinds.h"
@@ -234,6 +235,10 @@ Result<void> ProcessRestore::watch_own_files(const RestartContext& context) {
 // In the leader, with our own credentials still.
 Result<void> ProcessRestore::restore_process(const InheritedState& inherited, const RestartContext& context) {
   STASIS_TRY(install_files(context));
+  if (record_.attributes.cgroups != inherited.process.cgroups) {
+    const auto proc = STASIS_TRY(kernel::ProcDir::open(pid()));
+    STASIS_TRY(rejoin_cgroups(record_.attributes.cgroups, proc, context.owner));
+  }
   CallRunner calls(*process_, context.patience);
   const auto pending = STASIS_TRY(decode_pending(record_.pending_signals));
   for (const siginfo_t& info : pending) {
