@@ -91,10 +91,18 @@ int main() {
   close(closed.slave);
   const int again = SETUP(open(lines.name.c_str(), O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC));
 
+  const int kept_on_exec = SETUP(dup(lines.slave));
+  // As a terminal emulator gives it to its shell: made to be closed, and then its standard input.
+  const int peer = SETUP(ioctl(raw.master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
+  SETUP(dup2(peer, 0));
+
   scenario::ready_and_wait();
 
   check_settings(lines);
   check_settings(raw);
+  CHECK_EQ(fcntl(kept_on_exec, F_GETFD), 0);
+  CHECK_EQ(fcntl(0, F_GETFD), 0);
+  CHECK_EQ(fcntl(again, F_GETFD), FD_CLOEXEC);
   // Somebody else may have got the number meanwhile.
   CHECK(lines.name == ptsname(lines.master) || scenario::exists(lines.name), "%s became %s", lines.name.c_str(),
         ptsname(lines.master));

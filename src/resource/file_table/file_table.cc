@@ -62,6 +62,14 @@ void forget_text(int fd, std::uint64_t offset) {
   if (offset != 0) (void)!::pread(fd, elsewhere.data(), offset == 1 ? 2 : 1, 0);
 }
 
+// What TIOCGPTPEER opened with O_CLOEXEC (terminal emulators do) has that among its flags for ever, and /proc tells it
+// of each of its descriptors. Standard streams are made to be inherited.
+bool is_close_on_exec(const DescriptorTable::Slot& slot) {
+  if (!slot.close_on_exec || slot.fd > 2 || !S_ISCHR(slot.file->stat.st_mode) || !slot.file->held)
+    return slot.close_on_exec;
+  return (::fcntl(slot.file->held.get(), F_GETFL) & O_CLOEXEC) == 0;
+}
+
 }  // namespace
 
 Result<void> checkpoint_file_table(void* context, ObjRef ref, void* object) {
@@ -80,7 +88,7 @@ Result<void> checkpoint_file_table(void* context, ObjRef ref, void* object) {
           fmt::format("pid {} fd {} ({})", table.pid.value(), slot.fd, slot.file->link));
     }
     record.descriptors.push_back(
-        {.fd = slot.fd, .close_on_exec = slot.close_on_exec, .file = *file, .kind = kind->ops.type});
+        {.fd = slot.fd, .close_on_exec = is_close_on_exec(slot), .file = *file, .kind = kind->ops.type});
     if (slot.file->pid() == table.pid && slot.file->fd() == slot.fd) {
       FileSignalsRecord signals = STASIS_TRY(look_at_signals(*slot.file, ctx.files));
       signals.fd = slot.fd;

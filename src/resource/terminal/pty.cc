@@ -256,9 +256,10 @@ Result<void> set_settings(int fd, const TerminalSettings& settings) {
 
 Result<UniqueFd> open_slave(int master, std::uint32_t flags) {
   constexpr std::uint32_t kKnown = O_ACCMODE | O_NONBLOCK | O_APPEND;
-  const int how = static_cast<int>(flags & kKnown) | O_NOCTTY | O_CLOEXEC;
+  // With O_CLOEXEC here the kernel would keep that as a flag of the open file, and /proc tell it of every descriptor.
+  const int how = static_cast<int>(flags & kKnown) | O_NOCTTY;
   UniqueFd slave(::ioctl(master, TIOCGPTPEER, how));
-  if (slave) return slave;
+  if (slave && ::fcntl(slave.get(), F_SETFD, FD_CLOEXEC) == 0) return slave;
   return Error::from_errno(errno, "open a terminal");
 }
 
