@@ -24,6 +24,8 @@ constexpr std::uint32_t kLargeFile = 0100000;
 constexpr int kSettable = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME;
 
 bool has_name(const OpenFile& file) { return file.link.starts_with('/'); }
+// A FIFO that nobody can open any more is but a pipe.
+bool keeps_name(const OpenFile& file) { return has_name(file) && find_name(file).state != FileName::kDeleted; }
 
 // Does somebody hold the other side of a pipe, seen or unseen? Only a pipe without a name can be asked.
 bool other_side_is_open(const OpenFile& file) {
@@ -66,7 +68,7 @@ std::optional<Obstacle> pipe_end_obstacle(const OpenFile& file, const OpenFileTa
         fmt::format("the program has both ends of this pipe, but {} too", describe_outside(file, tree)),
         "checkpoint the process that started both");
   }
-  if (has_name(file)) return name_obstacle(file, tree);
+  if (keeps_name(file)) return name_obstacle(file, tree);
   return std::nullopt;
 }
 
@@ -87,7 +89,7 @@ Result<void> checkpoint_pipe(void* context, ObjRef ref, void* object) {
                                      .mode = file.stat.st_mode,
                                      .uid = file.stat.st_uid,
                                      .gid = file.stat.st_gid,
-                                     .fifo = has_name(file) ? find_name(file).path : ""});
+                                     .fifo = keeps_name(file) ? find_name(file).path : ""});
 }
 
 Result<void> checkpoint_pipe_end(void* context, ObjRef ref, void* object) {
