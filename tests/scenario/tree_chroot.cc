@@ -3,6 +3,8 @@
 // Processes with a root directory of their own (chroot): one that is wholly inside, one whose working directory is
 // outside, and two that share what one of them changes.
 #include <sched.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #include <climits>
 
@@ -24,6 +26,14 @@ bool is_working_directory(const char* path) {
   return syscall(SYS_getcwd, buffer, sizeof buffer) > 0 && std::strcmp(buffer, path) == 0;
 }
 
+const sockaddr_un kName = {AF_UNIX, "/stasis scenario socket"};
+
+bool connects_to_itself(int listener) {
+  const int client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  return connect(client, reinterpret_cast<const sockaddr*>(&kName), sizeof kName) == 0 &&
+         accept(listener, nullptr, nullptr) >= 0;
+}
+
 void enter(const std::string& root, const char* directory) {
   SETUP(chroot(root.c_str()));
   if (directory != nullptr) SETUP(chdir(directory));
@@ -40,12 +50,15 @@ int main() {
   scenario::write_file(scenario::path("where"), "outside");
   SETUP(chdir(scenario::path("").c_str()));
 
-  int held = -1;
+  int held = -1, listener = -1;
   scenario::Member inside(
       [&] {
         enter(jail, "/cell");
         held = SETUP(open("/where", O_RDONLY | O_CLOEXEC));
         umask(0027);
+        listener = SETUP(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        SETUP(bind(listener, reinterpret_cast<const sockaddr*>(&kName), sizeof kName));
+        SETUP(listen(listener, 5));
       },
       [&](char question) -> long {
         char byte = 0;
@@ -60,6 +73,8 @@ int main() {
             return pread(held, &byte, 1, 0) == 1 && byte == 'j';
           case 'm':
             return mkdir("/made", 0777);
+          case 's':
+            return connects_to_itself(listener);
           default:
             return -1;
         }
@@ -106,6 +121,8 @@ int main() {
   CHECK_EQ(inside.ask('o'), 0);
   CHECK_EQ(inside.ask('h'), 1);
   CHECK_EQ(inside.ask('m'), 0);
+  CHECK_EQ(inside.ask('s'), 1);
+  CHECK(!scenario::exists(kName.sun_path), "a socket of the chroot lies outside");
   struct stat made = {};
   CHECK(stat((jail + "/made").c_str(), &made) == 0 && (made.st_mode & 0777) == 0750,
         "what is made inside is not there");

@@ -69,9 +69,12 @@ Result<void> remove_dead_file(const std::string& path) {
   return Error::from_errno(errno, "remove the dead socket " + path);
 }
 
-Result<void> enter(const UniqueFd& directory) {
-  if (!directory || ::fchdir(directory.get()) == 0) return {};
-  return Error::from_errno(errno, "enter the directory of a socket");
+// Where a name is looked up: of a relative one its directory, of an absolute one the root (of a process in a chroot).
+Result<void> enter(const UniqueFd& directory, std::string_view name) {
+  if (!directory) return {};
+  if (::fchdir(directory.get()) != 0) return Error::from_errno(errno, "enter the directory of a socket");
+  if (!name.starts_with('/') || ::chroot(".") == 0) return {};
+  return Error::from_errno(errno, "enter the root directory of a socket");
 }
 
 Result<void> check(const UnixSocketRecord& record) {
@@ -151,7 +154,7 @@ Result<void> RestoredUnixSocket::bind_file(RestartContext& ctx) {
   // bind(2) gives the file the mode of the socket.
   ::fchmod(fd.get(), record_.mode & 07777);
   const auto bound = kernel::run_with_own_directory([&]() -> Result<void> {
-    STASIS_TRY(enter(directory));
+    STASIS_TRY(enter(directory, record_.name));
     const auto rights = STASIS_TRY(take_rights(ctx.owner));
     STASIS_TRY(remove_dead_file(record_.name));
     STASIS_TRY(bind_to(fd.get(), record_.name));
@@ -168,7 +171,7 @@ Result<void> RestoredUnixSocket::bind_file(RestartContext& ctx) {
   return ctx.undo.add([name = record_.name, directory = std::move(directory), owner = ctx.owner] {
     // Nothing more can be done about a failure here.
     static_cast<void>(kernel::run_with_own_directory([&]() -> Result<void> {
-      STASIS_TRY(enter(directory));
+      STASIS_TRY(enter(directory, name));
       const auto rights = STASIS_TRY(take_rights(owner));
       ::unlink(name.c_str());
       return {};
@@ -264,7 +267,7 @@ Result<void> RestoredUnixSocket::where_named(const std::function<Result<void>()>
   if (root_) return root_->run(action);
   if (!directory_) return action();
   return kernel::run_with_own_directory([&]() -> Result<void> {
-    STASIS_TRY(enter(directory_));
+    STASIS_TRY(enter(directory_, record_.name));
     return action();
   });
 }

@@ -37,6 +37,12 @@ std::optional<Obstacle> outside_obstacle(const OpenFile& file, const OpenFileTab
   }
   if (!file.held) return std::nullopt;
   const auto name = kernel::unix_peer_name_of(file.held.get());
+  const auto root = read_link(AT_FDCWD, fmt::format("/proc/{}/root", file.holders.front().task().value()));
+  if (name && name->starts_with('/') && root && *root != "/") {
+    return file.obstacle(Errc::kExternalPeer,
+                         fmt::format("it leads to {}, by a name inside of {}", describe_unix_peer(file, tree), *root),
+                         "--unix-external close");
+  }
   if (!name || name->empty()) {
     return file.obstacle(Errc::kExternalPeer,
                          fmt::format("it leads to {}: nothing to reconnect to", describe_unix_peer(file, tree)),
@@ -174,11 +180,9 @@ FoundPlace find_place(const OpenFile& file, const std::string& name) {
   for (const FileHolder& holder : file.holders) {
     const std::string from = fmt::format("/proc/{}/{}", holder.task().value(), absolute ? "root" : "cwd");
     if (::lstat((from + "/" + name).c_str(), &found.stat) != 0 || !is_file_of(file, found.stat)) continue;
-    if (!absolute) {
-      auto directory = read_link(AT_FDCWD, from);
-      if (!directory) continue;
-      found.directory = *std::move(directory);
-    }
+    auto directory = read_link(AT_FDCWD, from);
+    if (!directory) continue;
+    if (!absolute || *directory != "/") found.directory = *std::move(directory);
     found.place = UnixPlace::kFile;
     return found;
   }
