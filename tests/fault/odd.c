@@ -141,6 +141,23 @@ static int child_still(void) {
   return kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child && WTERMSIG(status) == SIGKILL;
 }
 
+/* Its child neither ends nor runs another program, and so it stands where nobody can stop it. */
+static int vfork_for_long(void) {
+  child = fork();
+  if (child != 0) return child > 0;
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (vfork() == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    while (access("stop", F_OK) != 0) nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    _exit(0);
+  }
+  _exit(5);
+}
+static int vfork_ends(void) {
+  int status;
+  return waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 5;
+}
+
 static int device(void) { return descriptor(open("/dev/fuse", O_RDWR)) || descriptor(open("/dev/net/tun", O_RDWR)); }
 
 static int lost_directory(void) {
@@ -167,6 +184,7 @@ static const struct {
              {"network_namespace", network_namespace, always},
              {"undo", undo, undo_still},
              {"traced_child", traced_child, child_still},
+             {"vfork", vfork_for_long, vfork_ends},
              {"device", device, still_open},
              {"lost_directory", lost_directory, always}};
 
