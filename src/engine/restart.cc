@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
+#include <numeric>
 #include <set>
 
 #include "base/log.h"
@@ -55,6 +57,7 @@ class Restart {
   Result<void> read_structure();
   Result<void> make_processes();
   Result<void> fill_memory();
+  std::vector<std::size_t> order_of_chunks() const;
   Result<void> fill_from_file();
   Result<void> fill_from_stream();
   Result<RestoredObject*> owner_of_pages(ObjRef ref);
@@ -179,21 +182,36 @@ Result<void> Restart::fill_from_stream() {
   return {};
 }
 
+// A snapshot may have saved some pages of all processes first: of a file, those of each process are taken together.
+std::vector<std::size_t> Restart::order_of_chunks() const {
+  std::map<ObjRef, std::size_t> turn;  // of the processes
+  for (std::size_t i = 0; i < processes_.size(); ++i) turn.emplace(processes_.process(i).record().memory, i + 1);
+  const auto turn_of = [&](std::size_t chunk) {
+    const auto found = turn.find(image_.chunks()[chunk].object);
+    return found == turn.end() ? 0 : found->second;
+  };
+  std::vector<std::size_t> order(image_.chunks().size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::stable_sort(order, {}, turn_of);
+  return order;
+}
+
 // Of a file, all chunks of a process in a row are read, verified and filled in several at once.
 Result<void> Restart::fill_from_file() {
   const auto chunks = image_.chunks();
+  const std::vector<std::size_t> order = order_of_chunks();
   std::vector<std::vector<std::byte>> buffers(most_side_by_side());
   for (std::size_t first = 0, end = 0; first < chunks.size(); first = end) {
-    RestoredObject* const object = STASIS_TRY(owner_of_pages(chunks[first].object));
-    for (end = first; end < chunks.size() && chunks[end].object == chunks[first].object; ++end) {
-      if (!object) tree_.report.pages += chunks[end].raw_size / image_.environment().page_size;
+    RestoredObject* const object = STASIS_TRY(owner_of_pages(chunks[order[first]].object));
+    for (end = first; end < chunks.size() && chunks[order[end]].object == chunks[order[first]].object; ++end) {
+      if (!object) tree_.report.pages += chunks[order[end]].raw_size / image_.environment().page_size;
     }
     const auto fill_one = [&](std::size_t i, std::size_t place) -> Result<void> {
       STASIS_TRY(patience_.check());
-      const ChunkInfo& chunk = chunks[first + i];
+      const ChunkInfo& chunk = chunks[order[first + i]];
       buffers[place].resize(std::max<std::size_t>(buffers[place].size(), chunk.raw_size));
       const auto pages = std::span(buffers[place]).first(chunk.raw_size);
-      STASIS_TRY(image_.read_chunk(first + i, pages));
+      STASIS_TRY(image_.read_chunk(order[first + i], pages));
       return fill(object, chunk.runs, pages);
     };
     // What another kind of object does with its pages is not made for several threads.
