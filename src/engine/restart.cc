@@ -58,6 +58,7 @@ class Restart {
   Result<void> plan_lazy_memory();
   Result<void> make_processes();
   Result<void> fill_memory();
+  std::vector<std::size_t> order_of_chunks() const;
   Result<void> fill_from_file();
   Result<void> fill_from_stream();
   Result<RestoredObject*> owner_of_pages(ObjRef ref);
@@ -227,9 +228,24 @@ Result<void> Restart::fill_from_stream() {
   return {};
 }
 
+// A snapshot may have saved some pages of all processes first: of a file, those of each process are taken together.
+std::vector<std::size_t> Restart::order_of_chunks() const {
+  std::map<ObjRef, std::size_t> turn;  // of the processes
+  for (std::size_t i = 0; i < processes_.size(); ++i) turn.emplace(processes_.process(i).record().memory, i + 1);
+  const auto turn_of = [&](std::size_t chunk) {
+    const auto found = turn.find(image_.chunks()[chunk].object);
+    return found == turn.end() ? 0 : found->second;
+  };
+  std::vector<std::size_t> order(image_.chunks().size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::stable_sort(order, {}, turn_of);
+  return order;
+}
+
 // Of a file, all chunks of a process in a row are read, verified and filled in several at once.
 Result<void> Restart::fill_from_file() {
   const auto chunks = image_.chunks();
+  const std::vector<std::size_t> order = order_of_chunks();
   std::vector<std::vector<std::byte>> buffers(most_side_by_side());
   for (std::size_t first = 0, end = 0; first < chunks.size(); first = end) {
     if (chunks[first].runs.empty()) {
