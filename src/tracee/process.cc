@@ -17,25 +17,13 @@
 #include "kernel/pidfd.h"
 #include "kernel/thread_signal.h"
 #include "kernel/vfork.h"
+#include "tracee/batch_transfer.h"
+#include "tracee/heal_area.h"
 
 namespace stasis {
 namespace {
 
-// Inside a slot, before the arena of its batches: what heals a borrowed signal action and the like, then the healing
-// frame.
-struct HealArea {
-  arch::GateOp operation;  // that one
-  arch::GateOp close;      // of a descriptor of ours
-  std::array<std::uint64_t, 4> ignore;
-  std::array<std::uint64_t, 4> program;
-};
-constexpr std::size_t kHealAreaOffset = 256;
-constexpr std::size_t kFrameOffset = 512;
-static_assert(kHealAreaOffset + sizeof(HealArea) <= kFrameOffset);
-constexpr std::uint64_t kSigsetSize = 8;
 constexpr int kLastResortSignal = SIGURG;
-
-HealArea& heal_area(const GateSlot& slot) { return *reinterpret_cast<HealArea*>(slot.local + kHealAreaOffset); }
 
 constexpr std::uint64_t bit(int signal) { return std::uint64_t{1} << (signal - 1); }
 
@@ -194,28 +182,6 @@ Result<void> TracedProcess::push_slot(const GateSlot& slot) {
   return memory_->write(slot.remote, std::span(slot.local, Batch::kArenaOffset));
 }
 
-Result<void> TracedProcess::push_batch(const Batch& batch) {
-  const GateSlot& slot = batch.slot();
-  const auto calls = batch.calls_extent(), data = batch.data_extent();
-  // The control block's first word goes along: it says whether the batch ends at an error.
-  slot.control().stop_on_error = batch.on_error() == Batch::OnError::kStop;
-  STASIS_TRY(memory_->write(slot.remote, std::span(slot.local, sizeof(std::uint64_t))));
-  if (calls.begin != calls.end) {
-    STASIS_TRY(memory_->write(slot.remote + calls.begin, std::span(slot.local + calls.begin, calls.end - calls.begin)));
-  }
-  if (data.begin == data.end) return {};
-  return memory_->write(slot.remote + data.begin, std::span(slot.local + data.begin, data.end - data.begin));
-}
-
-Result<void> TracedProcess::pull_batch(const Batch& batch) {
-  const GateSlot& slot = batch.slot();
-  for (const auto& part : {batch.calls_extent(), batch.data_extent()}) {
-    if (part.begin == part.end) continue;
-    STASIS_TRY(memory_->read(slot.remote + part.begin, std::span(slot.local + part.begin, part.end - part.begin)));
-  }
-  return {};
-}
-
 // How the carrier leaves if we are killed: with the gate, or, while other threads are inside, without.
 Result<void> TracedProcess::set_way_out(LeaveBy way) {
   const GateSlot slot = gate_.carrier_slot();
@@ -234,37 +200,30 @@ Result<void> TracedProcess::set_way_out(LeaveBy way) {
 Result<void> TracedProcess::borrow_report_signal(const Patience& patience) {
   const GateSlot slot = gate_.carrier_slot();
   HealArea& area = heal_area(slot);
-  const std::uint64_t remote = slot.remote + kHealAreaOffset;
   area.ignore = {reinterpret_cast<std::uint64_t>(SIG_IGN), 0, 0, 0};
-  area.program = {};
-  const auto program = remote + offsetof(HealArea, program);
-  area.operation = {.nr = SYS_rt_sigaction, .args = {std::uint64_t(report_signal_), program, 0, kSigsetSize}};
+  area.report_action = {};
+  const auto program = remote_heal_area(slot, offsetof(HealArea, report_action));
+  const auto signal = static_cast<std::uint64_t>(report_signal_);
   STASIS_TRY(push_slot(slot));
   const std::int64_t result = STASIS_TRY(unguarded_call(
-      SYS_rt_sigaction, {std::uint64_t(report_signal_), remote + offsetof(HealArea, ignore), program, kSigsetSize},
-      patience));
+      SYS_rt_sigaction, {signal, remote_heal_area(slot, offsetof(HealArea, ignore)), program, kSigsetSize}, patience));
   if (result < 0)
     return Error::from_errno(static_cast<int>(-result), fmt::format("rt_sigaction in process {}", pid_.value()));
-  STASIS_TRY(memory_->read(program, std::as_writable_bytes(std::span(area.program))));
-  borrowed_action_ = area.program;
-  slot.control().heal_ops = remote;
-  slot.control().heal_count = 1;
+  STASIS_TRY(memory_->read(program, std::as_writable_bytes(std::span(area.report_action))));
+  borrowed_action_ = area.report_action;
+  area.operations.report_signal = {.nr = SYS_rt_sigaction, .args = {signal, program, 0, kSigsetSize}};
   return push_slot(slot);
 }
 
 Result<void> TracedProcess::close_if_killed(int fd) {
   const GateSlot slot = gate_.carrier_slot();
-  heal_area(slot).close = {.nr = SYS_close, .args = {static_cast<std::uint64_t>(fd)}};
-  const std::uint64_t remote = slot.remote + kHealAreaOffset;
-  arch::GateControl& control = slot.control();
-  control.heal_ops = remote + (borrowed_ ? 0 : offsetof(HealArea, close));
-  control.heal_count = (borrowed_ ? 1u : 0u) + (fd >= 0 ? 1u : 0u);
+  heal_area(slot).operations.close = kNoHealOperation;
+  if (fd >= 0) heal_area(slot).operations.close = {.nr = SYS_close, .args = {static_cast<std::uint64_t>(fd)}};
   return push_slot(slot);
 }
 
 Result<void> TracedProcess::give_signal_back(const Patience& patience) {
-  const GateSlot slot = gate_.carrier_slot();
-  const std::uint64_t program = slot.remote + kHealAreaOffset + offsetof(HealArea, program);
+  const std::uint64_t program = remote_heal_area(gate_.carrier_slot(), offsetof(HealArea, report_action));
   STASIS_TRY(memory_->write(program, std::as_bytes(std::span(borrowed_action_))));
   const std::int64_t result =
       STASIS_TRY(unguarded_call(SYS_rt_sigaction, {std::uint64_t(report_signal_), program, 0, kSigsetSize}, patience));
@@ -292,8 +251,9 @@ Result<void> TracedProcess::prepare_slot(TracedThread& thread, const GateSlot& s
   control.tgid = inner_tgid_;
   control.tid = STASIS_TRY(inner_tid(thread.tid()));
   control.signal = report_signal_;
-  control.heal_ops = 0;
-  control.heal_count = 0;
+  const bool carriers = thread.tid() == carrier().tid();  // who undoes what was done for the whole process
+  control.heal_ops = carriers ? remote_heal_area(slot, offsetof(HealArea, operations)) : 0;
+  control.heal_count = carriers ? kHealOperations : 0;
   control.heal_frame_stack = arch::sigreturn_stack_pointer(frame.address);
   control.report = {};
   control.report.si_signo = report_signal_;
@@ -302,6 +262,17 @@ Result<void> TracedProcess::prepare_slot(TracedThread& thread, const GateSlot& s
   control.gate_start = gate_.remote();
   control.gate_size = GateMemory::total_size();
   return push_slot(slot);
+}
+
+Result<void> TracedProcess::prepare_foreign_slot(const kernel::ProcessMemory& memory, const GateSlot& slot,
+                                                 std::int64_t inner) {
+  arch::GateControl& control = slot.control();
+  control = {};
+  control.tgid = control.tid = inner;
+  control.signal = report_signal_;
+  control.report.si_signo = report_signal_;
+  control.report.si_code = arch::kReportCode;
+  return memory.write(slot.remote, std::span(slot.local, sizeof control));
 }
 
 Result<void> TracedProcess::open_gate(const Gadgets& gadgets, const std::vector<kernel::Vma>& vmas,
@@ -315,6 +286,8 @@ Result<void> TracedProcess::open_gate(const Gadgets& gadgets, const std::vector<
   STASIS_TRY(choose_report_signal());
   STASIS_TRY(place_stack_frame(vmas));
   STASIS_TRY(map_gate(patience));
+  HealArea& area = heal_area(gate_.carrier_slot());
+  area.operations = {kNoHealOperation, kNoHealOperation, kNoHealOperation, kNoHealOperation};
   STASIS_TRY(prepare_slot(carrier(), gate_.carrier_slot()));
   if (borrowed_) STASIS_TRY(borrow_report_signal(patience));
   return {};
@@ -322,10 +295,10 @@ Result<void> TracedProcess::open_gate(const Gadgets& gadgets, const std::vector<
 
 Result<void> TracedProcess::run(const Batch& batch, const Patience& patience) {
   STASIS_TRY(set_way_out(LeaveBy::kUnmapping));
-  STASIS_TRY(push_batch(batch));
+  STASIS_TRY(push_batch(*memory_, batch));
   STASIS_TRY(carrier().start(gate_, batch, report_signal_));
   STASIS_TRY(carrier().await_report(patience));
-  return pull_batch(batch);
+  return pull_batch(*memory_, batch);
 }
 
 Result<void> TracedProcess::run_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect,
@@ -339,13 +312,13 @@ Result<void> TracedProcess::run_in_each_thread(const ThreadBatch& build, const T
       const GateSlot slot = &thread == &carrier() ? gate_.carrier_slot() : gate_.small_slot(i);
       if (&thread != &carrier()) STASIS_TRY(prepare_slot(thread, slot));
       build(thread, batches.emplace_back(slot));
-      STASIS_TRY(push_batch(batches.back()));
+      STASIS_TRY(push_batch(*memory_, batches.back()));
       STASIS_TRY(thread.start(gate_, batches.back(), report_signal_));
     }
     for (std::size_t i = 0; i < count; ++i) {
       TracedThread& thread = threads_[first + i];
       STASIS_TRY(thread.await_report(patience));
-      STASIS_TRY(pull_batch(batches[i]));
+      STASIS_TRY(pull_batch(*memory_, batches[i]));
       if (&thread != &carrier()) STASIS_TRY(thread.put_back());
     }
     // Nobody but the carrier is in the gate: if we die, it may take the gate along.
@@ -379,9 +352,10 @@ Result<void> TracedProcess::restore(const Patience& patience) {
     for (TracedThread& thread : threads_) {
       if (&thread != &carrier()) note(thread.put_back());
     }
-    if (borrowed_) note(give_signal_back(patience));
-    // What fails for once is tried again by resume(), and giving the signal back takes the gate.
-    if (!borrowed_) note(unmap_gate(patience));
+    note(end_midwife(patience));
+    if (borrowed_ && !children_ignored_) note(give_signal_back(patience));
+    // What fails for once is tried again by resume(), and giving the signals back takes the gate.
+    if (!borrowed_ && !children_ignored_) note(unmap_gate(patience));
   }
   for (TracedThread& thread : threads_) note(thread.put_back());
   return first;

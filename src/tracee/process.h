@@ -16,6 +16,8 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "base/ids.h"
@@ -24,9 +26,12 @@
 #include "tracee/gadgets.h"
 #include "tracee/gate.h"
 #include "tracee/patience.h"
+#include "tracee/process_copy.h"
 #include "tracee/thread.h"
 
 namespace stasis {
+
+using AddressRange = std::pair<std::uint64_t, std::uint64_t>;  // [start, end)
 
 class TracedProcess {
  public:
@@ -81,6 +86,13 @@ class TracedProcess {
   int borrowed_signal() const { return borrowed_ ? report_signal_ : 0; }
   std::array<std::uint64_t, 4> borrowed_action() const { return borrowed_action_; }
 
+  // Copies the process as it is now, see process_copy.h; in two steps so that several are copied at one time.
+  // `unwanted`: what shall not be in the copy. REQUIRES: the gate is open; all its children are stopped or have ended;
+  // neither it nor an ancestor that is held as well is a child subreaper or the first process of a pid namespace.
+  // kRefused: not of this process; other errors: of clone(2).
+  Result<void> start_copy(const Patience& patience);
+  Result<ProcessCopy> finish_copy(std::span<const AddressRange> unwanted, const Patience& patience);
+
   // Takes the gate down and puts every thread back as it was captured, still stopped.
   Result<void> restore(const Patience& patience);
   // restore() and let go. Carried through as far as it can be, even after errors; the first of them is returned.
@@ -108,8 +120,13 @@ class TracedProcess {
   Result<void> map_gate(const Patience& patience);
   Result<void> unmap_gate(const Patience& patience);
   Result<void> push_slot(const GateSlot& slot);
-  Result<void> push_batch(const Batch& batch);
-  Result<void> pull_batch(const Batch& batch);
+  // The slot of somebody who is not healed but killed, in that memory; `inner`: what he calls himself.
+  Result<void> prepare_foreign_slot(const kernel::ProcessMemory& memory, const GateSlot& slot, std::int64_t inner);
+  Result<void> ignore_children(const Patience& patience);
+  Result<void> find_lost_midwife();
+  Result<void> end_midwife(const Patience& patience);
+  Result<void> strip(ProcessCopy& copy, std::int64_t inner, std::span<const AddressRange> unwanted,
+                     const Patience& patience);
   enum class LeaveBy { kSigreturn, kUnmapping };
   Result<void> set_way_out(LeaveBy way);
 
@@ -127,6 +144,10 @@ class TracedProcess {
   int report_signal_ = 0;
   bool borrowed_ = false;
   std::array<std::uint64_t, 4> borrowed_action_{};
+  bool children_ignored_ = false;  // its action for SIGCHLD stands in the heal area
+  std::optional<TracedThread> midwife_;
+  std::optional<Batch> copying_;    // hers
+  bool copied_ = false;             // somebody has taken what she has borne
   std::int32_t inner_tgid_ = 0;     // in the process's own pid namespace
   bool own_pid_namespace_ = false;  // it is another than ours
 };

@@ -278,10 +278,16 @@ Result<void> TracedThread::await_end(const Patience& patience) {
 
 void TracedThread::wait_gone() {
   while (state_ != State::kGone) {
-    const auto status = kernel::wait_task(tid_, kernel::WaitMode::kBlock);
+    const auto status = stubbornly([this] { return kernel::wait_task(tid_, kernel::WaitMode::kBlock); });
     if (!status && status.error().code() != Errc::kInterrupted) state_ = State::kGone;
     if (status && *status && !(*status)->stopped()) state_ = State::kGone;
   }
+}
+
+void TracedThread::kill() {
+  const auto sent = stubbornly([this] { return kernel::send_thread_signal(tid_, tid_, SIGKILL); });
+  if (sent) wait_gone();
+  state_ = State::kGone;
 }
 
 void TracedThread::detach() {

@@ -63,6 +63,8 @@ class TracedThread {
   Result<void> await_end(const Patience& patience);
   // After SIGKILL: waits until the thread is gone, so that it leaves no zombie of ours.
   void wait_gone();
+  // SIGKILL and wait_gone(). REQUIRES: its process's only thread.
+  void kill();
   // The program's signals that arrived while its thread was ours and could not be delivered then.
   const std::vector<int>& held_signals() const { return held_signals_; }
 

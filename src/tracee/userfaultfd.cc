@@ -21,12 +21,20 @@ Result<int> next_descriptor(const kernel::ProcDir& proc) {
   return next;
 }
 
+// What fails for once is done again: a descriptor of ours must not stay there.
 Result<void> close_in(TracedProcess& process, int fd, const Patience& patience) {
-  Batch batch(process.carrier_slot());
-  const std::size_t closed = batch.call(SYS_close, fd);
-  STASIS_TRY(process.run(batch, patience));
-  STASIS_TRY(batch.check(closed, fmt::format("close in process {}", process.pid().value())));
-  return process.close_if_killed(-1);
+  constexpr int kTries = 3;
+  const auto close = [&]() -> Result<void> {
+    Batch batch(process.carrier_slot());
+    const std::size_t closed = batch.call(SYS_close, fd);
+    STASIS_TRY(process.run(batch, patience));
+    const auto done = batch.check(closed, fmt::format("close in process {}", process.pid().value()));
+    if (!done && done.error().sys_errno() != EBADF) return done.error();
+    return process.close_if_killed(-1);
+  };
+  auto closed = close();
+  for (int i = 1; i < kTries && !closed; ++i) closed = close();
+  return closed;
 }
 
 }  // namespace
@@ -37,14 +45,17 @@ Result<kernel::Userfaultfd> make_userfaultfd_in(TracedProcess& process, kernel::
   STASIS_TRY(process.close_if_killed(next));
   Batch batch(process.carrier_slot());
   const std::size_t made = batch.call(SYS_userfaultfd, kernel::userfaultfd_flags(faults));
-  STASIS_TRY(process.run(batch, patience));
+  if (auto ran = process.run(batch, patience); !ran) {
+    // Perhaps it was made.
+    static_cast<void>(close_in(process, next, patience));
+    return Error(std::move(ran).error());
+  }
   const auto fd = batch.check(made, fmt::format("userfaultfd in process {}", process.pid().value()));
   if (!fd) {
     Error error = fd.error();
     STASIS_TRY(process.close_if_killed(-1));
     return error.sys_errno() == ENOSYS ? std::move(error).with_code(Errc::kKernelFeature) : error;
   }
-  STASIS_TRY(process.close_if_killed(static_cast<int>(*fd)));
   auto taken = kernel::pidfd_getfd(process.pidfd().get(), static_cast<int>(*fd));
   STASIS_TRY(close_in(process, static_cast<int>(*fd), patience));
   return kernel::Userfaultfd(STASIS_TRY(std::move(taken)));

@@ -18,7 +18,9 @@ stasis_thunk_begin:
     mov   40(%r15), %r8
     mov   48(%r15), %r9
     syscall
-    mov   %rax, 56(%r15)
+    test  %rax, %rax
+    jz    5f
+6:  mov   %rax, 56(%r15)
     add   $64, %r15
     dec   %r14
     cmp   $-4096, %rax              # unsigned above: -4095..-1
@@ -49,6 +51,12 @@ stasis_thunk_report:
     mov   200(%r13), %rsi
     mov   $11, %eax
     jmp   *56(%r13)
+5:  cmpq  $56, 0(%r15)              # clone: a child that nobody holds ends
+    jne   6b
+    mov   $231, %eax                # exit_group(0)
+    xor   %edi, %edi
+    syscall
+    ud2
 stasis_thunk_tiles:
     ldtilecfg (%r12)
     tilezero %tmm0

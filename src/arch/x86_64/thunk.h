@@ -6,6 +6,8 @@
 // is no tracer any more (kill -9 of the coordinator) the kernel drops the signal, and the thread goes on: it undoes
 // what was borrowed (the heal operations) and leaves through rt_sigreturn on a frame that holds its own state. It heals
 // itself.
+//
+// A child that it makes by clone(2), not clone3(2), must be held by the tracer; otherwise it ends at once.
 #pragma once
 
 #include <signal.h>
