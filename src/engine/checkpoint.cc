@@ -11,11 +11,13 @@
 #include <ranges>
 
 #include "base/log.h"
+#include "engine/cow_snapshot.h"
 #include "engine/environment_of_host.h"
 #include "engine/fault_point.h"
 #include "engine/parent_image.h"
 #include "engine/stops_put_off.h"
 #include "engine/tree_image.h"
+#include "engine/wp_snapshot.h"
 #include "image/environment.h"
 #include "image/page_runs.h"
 #include "kernel/clocks.h"
@@ -49,17 +51,23 @@ void append(Obstacles& to, Obstacles from) {
   to.insert(to.end(), std::make_move_iterator(from.begin()), std::make_move_iterator(from.end()));
 }
 
+// kSecond: the snapshot of the first did not hold.
+enum class Attempt { kFirst, kSecond };
+
 // One checkpoint from beginning to end; a failing stage ends it, and the destructor lets everything run on.
 class Checkpoint {
  public:
-  explicit Checkpoint(const CheckpointRequest& request)
+  Checkpoint(const CheckpointRequest& request, Attempt attempt)
       : request_(request),
+        attempt_(attempt),
         patience_(request.timeout, request.cancelled),
         objects_(object_table(ObjectUse::kCheckpoint)) {}
   // On the way out after a failure, too: first the references, then the processes run on, then the memory.
   ~Checkpoint() { drop_references(); }
 
   Result<CheckpointReport> run();
+  // It failed for this, and what was written can be thrown away.
+  bool worth_another() const { return snapshot_spoiled_ && request_.output != "-"; }
 
  private:
   Result<void> stages();
@@ -78,11 +86,16 @@ class Checkpoint {
   Result<void> write_contents();
   Result<void> take_snapshot();
   Result<void> write_pages();
+  std::vector<SnapshotMode> ways() const;
+  Result<void> save_what_is_not_held();
+  Result<void> save_frozen(ProcessImage& process, std::vector<PageRun> runs);
   Result<void> save_pages(ProcessImage& process, const PageSource& source, std::vector<PageRun> runs);
   Result<void> let_go();
   Result<void> publish();
 
   const CheckpointRequest& request_;
+  Attempt attempt_;
+  bool snapshot_spoiled_ = false;
   Patience patience_;
   kernel::DescriptorLimit descriptor_limit_;
   Clock::time_point started_ = Clock::now();
@@ -113,13 +126,13 @@ Result<void> Checkpoint::stages() {
   STASIS_TRY(stage("inspect", &Checkpoint::inspect));
   STASIS_TRY(stage("write structure", &Checkpoint::write_structure));
   STASIS_TRY(stage("write contents", &Checkpoint::write_contents));
-  if (report_.snapshot == SnapshotMode::kFreeze) STASIS_TRY(stage("write pages", &Checkpoint::write_pages));
+  if (report_.snapshot != SnapshotMode::kFreeze) STASIS_TRY(stage("take snapshot", &Checkpoint::take_snapshot));
+  if (!snapshot_) STASIS_TRY(stage("write pages", &Checkpoint::write_pages));
   if (request_.after == AfterCheckpoint::kLeaveRunning) {
-    if (report_.snapshot != SnapshotMode::kFreeze) STASIS_TRY(stage("take snapshot", &Checkpoint::take_snapshot));
     STASIS_TRY(stage("let go", &Checkpoint::let_go));
     // The program runs again. All that is left is ours, and takes its time.
     patience_.wait_longer();
-    if (snapshot_) STASIS_TRY(stage("write pages", &Checkpoint::write_pages));
+    if (snapshot_) STASIS_TRY(stage("write pages of the snapshot", &Checkpoint::write_pages));
     return stage("publish", &Checkpoint::publish);
   }
   // The image must be durable before the program may be ended.
@@ -137,6 +150,8 @@ Result<void> Checkpoint::stage(std::string_view name, Result<void> (Checkpoint::
 
 Result<CheckpointReport> Checkpoint::run() {
   if (auto done = stages(); !done) {
+    snapshot_spoiled_ = snapshot_ && snapshot_->spoiled();
+    snapshot_.reset();
     Error error = explain(std::move(done).error());
     // First the program goes on; to clean up a large file takes time.
     drop_references();
@@ -219,14 +234,12 @@ Result<void> Checkpoint::look_at_clocks() {
 }
 
 Result<void> Checkpoint::choose_snapshot() {
-  const bool wanted = request_.after == AfterCheckpoint::kLeaveRunning && request_.snapshot != SnapshotMode::kAuto;
-  report_.snapshot = wanted ? request_.snapshot : SnapshotMode::kFreeze;
-  if (report_.snapshot == SnapshotMode::kFreeze) return {};
+  const bool runs_on = request_.after == AfterCheckpoint::kLeaveRunning;
+  report_.snapshot = runs_on ? request_.snapshot : SnapshotMode::kFreeze;
+  if (report_.snapshot != SnapshotMode::kPrecopy) return {};
   return Error(Errc::kRefused, fmt::format("this Stasis has no snapshot '{}'", name_of(report_.snapshot)))
-      .with_help("--snapshot freeze holds the program until its pages are written");
+      .with_help("--snapshot auto takes what is best");
 }
-
-Result<void> Checkpoint::take_snapshot() { return {}; }
 
 Obstacles Checkpoint::memory_obstacles() const {
   Obstacles obstacles;
@@ -321,17 +334,65 @@ Result<void> Checkpoint::write_contents() {
   return {};
 }
 
+// What to try, the best first. To write a little takes less time than a fork; to protect much takes less than to fork
+// it, but where it fails all is written again, which a stream can't be.
+std::vector<SnapshotMode> Checkpoint::ways() const {
+  using enum SnapshotMode;
+  constexpr std::uint64_t kLittle = std::uint64_t{4} << 20, kMore = std::uint64_t{1} << 20;  // and for each process
+  constexpr std::uint64_t kMuch = std::uint64_t{256} << 20;
+  if (request_.snapshot != kAuto) return {report_.snapshot};
+  const std::uint64_t bytes = report_.pages * environment_.page_size;
+  if (bytes <= kLittle + kMore * report_.processes) return {kFreeze};
+  if (bytes <= kMuch || attempt_ == Attempt::kSecond || !image_->seekable()) return {kCow, kFreeze};
+  return {kWp, kCow, kFreeze};
+}
+
+Result<void> Checkpoint::take_snapshot() {
+  const std::vector<SnapshotMode> all = ways();
+  for (const SnapshotMode way : all) {
+    report_.snapshot = way;
+    if (way == SnapshotMode::kFreeze) return {};
+    STASIS_TRY(fault_point(name_of(way)));
+    auto taken = way == SnapshotMode::kWp ? take_wp_snapshot(*tree_, patience_) : take_cow_snapshot(*tree_, patience_);
+    if (taken) {
+      snapshot_ = *std::move(taken);
+      return save_what_is_not_held();
+    }
+    STASIS_TRY(patience_.check());
+    if (all.size() == 1) return std::move(taken).error().note(fmt::format("--snapshot {}", name_of(way)));
+    log::info("checkpoint", "no snapshot '{}': {}", name_of(way), taken.error().to_string());
+  }
+  return {};
+}
+
+Result<void> Checkpoint::save_what_is_not_held() {
+  for (const auto& process : tree_->processes()) {
+    if (!process->owns_memory()) continue;
+    MemoryImage& memory = process->memory();
+    STASIS_TRY(save_frozen(*process, memory.take_out(subtract(memory.own_pages(), snapshot_->held(*process)))));
+  }
+  return {};
+}
+
 Result<void> Checkpoint::write_pages() {
   for (const auto& process : tree_->processes()) {
     if (!process->owns_memory()) continue;
+    std::vector<PageRun> runs = process->memory().take_rest();
     if (snapshot_) {
-      STASIS_TRY(save_pages(*process, snapshot_->pages_of(*process), process->memory().take_rest()));
+      const PageSource* const source = STASIS_TRY(snapshot_->pages_of(*process, runs));
+      STASIS_TRY(save_pages(*process, *source, std::move(runs)));
     } else {
-      const PageReader frozen(process->traced().memory(), process->memory().shared_pages());
-      STASIS_TRY(save_pages(*process, frozen, process->memory().take_rest()));
+      STASIS_TRY(save_frozen(*process, std::move(runs)));
     }
   }
+  if (snapshot_) snapshot_->end();
   return {};
+}
+
+Result<void> Checkpoint::save_frozen(ProcessImage& process, std::vector<PageRun> runs) {
+  if (runs.empty()) return {};
+  const PageReader frozen(process.traced().memory(), process.memory().shared_pages());
+  return save_pages(process, frozen, std::move(runs));
 }
 
 Result<void> Checkpoint::save_pages(ProcessImage& process, const PageSource& source, std::vector<PageRun> runs) {
@@ -383,6 +444,20 @@ Result<void> Checkpoint::publish() {
 
 }  // namespace
 
-Result<CheckpointReport> checkpoint(const CheckpointRequest& request) { return Checkpoint(request).run(); }
+// A snapshot that did not hold is taken again, another way: of the program as it is then.
+Result<CheckpointReport> checkpoint(const CheckpointRequest& request) {
+  const Clock::time_point started = Clock::now();
+  {
+    Checkpoint first(request, Attempt::kFirst);
+    auto report = first.run();
+    if (report || !first.worth_another()) return report;
+    log::info("checkpoint", "{}: once more", report.error().to_string());
+  }
+  CheckpointRequest again = request;
+  again.snapshot = SnapshotMode::kAuto;
+  auto report = Checkpoint(again, Attempt::kSecond).run();
+  if (report) report->total_us = microseconds_since(started);
+  return report;
+}
 
 }  // namespace stasis

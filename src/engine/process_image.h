@@ -61,11 +61,13 @@ class ProcessImage {
 
   // Valid after inspect().
   ProcessRecord& record() { return record_; }
+  const ProcessRecord& record() const { return record_; }
   std::vector<ThreadRecord>& threads() { return threads_; }
   // By thread; empty: none is confined.
   const std::vector<SeccompRecord*>& seccomp() const { return seccomp_; }
   // Those of the process it shares them with.
   MemoryImage& memory() { return *shares_.memory->memory_; }
+  const MemoryImage& memory() const { return *shares_.memory->memory_; }
   SighandRecord& sighand() { return shares_.sighand->sighand_; }
   FsState& fs() { return shares_.fs->fs_; }
   bool owns_memory() const { return shares_.memory == this; }

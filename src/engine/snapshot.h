@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string_view>
 
 #include "engine/tree_image.h"
@@ -26,8 +27,15 @@ std::string_view name_of(SnapshotMode mode);
 class Snapshot {
  public:
   virtual ~Snapshot() = default;
-  // REQUIRES: it owns its memory. Lives as long as the snapshot.
-  virtual const PageSource& pages_of(const ProcessImage& process) const = 0;
+  // Which of the process's own pages it holds: the others must be saved in the freeze.
+  virtual std::vector<PageRun> held(const ProcessImage& process) const = 0;
+  // Of a process that owns its memory, and what shall be read of it. Lives as long as the snapshot. Error: it is not
+  // there.
+  virtual Result<const PageSource*> pages_of(const ProcessImage& process, std::span<const PageRun> wanted) const = 0;
+  // What is read of it is nothing: it must be taken again, in another way.
+  virtual bool spoiled() const { return false; }
+  // Nothing is read any more.
+  virtual void end() {}
 };
 
 }  // namespace stasis

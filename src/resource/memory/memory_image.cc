@@ -229,7 +229,10 @@ Result<MemoryImage> MemoryImage::take(const kernel::ProcDir& proc, const kernel:
     const bool kernels = row.backing == VmaBacking::kVdso || row.backing == VmaBacking::kKernel;
     if (row.backing == VmaBacking::kObject && !vma.shared && !image.objects_[row.file]->any().held) {
       // What is the file's and what is the process's own can't be told: all of it is saved as its own.
-      STASIS_TRY(add_readable(facts.pid, *image.objects_[row.file], vma, pages));
+      std::vector<kernel::PageRun> readable;
+      STASIS_TRY(add_readable(facts.pid, *image.objects_[row.file], vma, readable));
+      for (const kernel::PageRun& run : readable) append(image.of_files_, {.start = run.start, .length = run.size()});
+      pages.insert(pages.end(), readable.begin(), readable.end());
     } else if (!vma.shared && !kernels) {
       STASIS_TRY(add_private(scanner, vma, pages, shared));
       if (scanner.sees_guard() && vma.flags.has(VmFlag::kGuard)) {

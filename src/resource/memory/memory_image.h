@@ -53,7 +53,11 @@ class MemoryImage {
   // Writes what the mappings share with others, then the record.
   Result<void> checkpoint(CheckpointContext& context, ObjRef ref) const;
   std::uint64_t page_bytes() const { return record_.page_bytes; }
-  // Those of its own pages (not from a parent process) that lie in `ranges`: they are the caller's to save from now on.
+  // Of these, what may be a file's, which others can change while the process stands.
+  const std::vector<PageRun>& pages_of_files() const { return of_files_; }
+  // Its own (not from a parent process), which nobody has taken out yet.
+  const std::vector<PageRun>& own_pages() const { return runs_; }
+  // Those of its own pages that lie in `ranges`: they are the caller's to save from now on.
   std::vector<PageRun> take_out(std::span<const PageRun> ranges);
   // All others.
   std::vector<PageRun> take_rest() { return std::exchange(runs_, {}); }
@@ -63,6 +67,7 @@ class MemoryImage {
   std::vector<OpenInode*> objects_;  // as record_.objects
   std::vector<PageRun> pages_;       // ascending
   std::vector<PageRun> shared_;      // of these
+  std::vector<PageRun> of_files_;    // of these
   std::vector<PageRun> runs_;        // of these, what stands in the image as its own and nobody has taken out yet
   const MemoryImage* origin_ = nullptr;
   std::vector<PageRun> forked_;  // those that are origin_'s
