@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// usage: restless SEED MIB REPORT
+// usage: restless 1 SEED MIB REPORT
 // Changes its memory in every way while it is saved: writes, drops, unmaps, maps anew, moves, protects, forks. It knows
 // what each page must hold, and looks. REPORT gets "right N" after the N-th look at everything, or "wrong ...".
 #define _GNU_SOURCE
@@ -88,16 +88,17 @@ static void empty(size_t a, int unmap) {
   if (map(at, count, MAP_FIXED_NOREPLACE) != at) _exit(7);
 }
 
+static void move_page(void* from, void* to) {
+  if (mremap(from, kPage, kPage, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to) _exit(10);
+}
+
+// Some pages go elsewhere, and come back. (One by one: areas of which some are tracked can't be moved together.)
 static void move(size_t a) {
-  // An area in pieces can't be moved at once: what is in it is carried over then.
-  void* const target = map(NULL, pages, 0);
-  void* const moved =
-      mremap(areas[a].memory, pages * kPage, pages * kPage, MREMAP_MAYMOVE | MREMAP_FIXED, target);
-  if (moved == MAP_FAILED) {
-    memcpy(target, areas[a].memory, pages * kPage);
-    munmap(areas[a].memory, pages * kPage);
-  }
-  areas[a].memory = target;
+  const size_t first = random_number(pages - 32);
+  char* const at = (char*)(areas[a].memory + first * kWords);
+  char* const away = map(NULL, 32, 0);
+  for (size_t i = 0; i < 32; ++i) move_page(at + i * kPage, away + i * kPage);
+  for (size_t i = 0; i < 32; ++i) move_page(away + i * kPage, at + i * kPage);
 }
 
 static void protect_and_back(size_t a) {
@@ -125,10 +126,10 @@ static void have_a_child(void) {
 }
 
 int main(int argc, char** argv) {
-  if (argc != 4) return 2;
-  state = strtoull(argv[1], NULL, 10);
-  pages = strtoull(argv[2], NULL, 10) * 256 / kAreas;
-  report = open(argv[3], O_RDWR | O_CREAT, 0600);
+  if (argc != 5) return 2;
+  state = strtoull(argv[2], NULL, 10);
+  pages = strtoull(argv[3], NULL, 10) * 256 / kAreas;
+  report = open(argv[4], O_RDWR | O_CREAT, 0600);
   for (size_t a = 0; a < kAreas; ++a) {
     areas[a].memory = map(NULL, pages, 0);
     areas[a].versions = calloc(pages, sizeof(uint32_t));
