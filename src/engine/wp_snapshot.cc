@@ -3,19 +3,18 @@
 
 #include <fmt/format.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <map>
-#include <thread>
 
 #include "base/log.h"
 #include "engine/fault_point.h"
 #include "image/page_runs.h"
 #include "resource/memory/protected_pages.h"
+#include "stasis/worker.h"
 #include "tracee/userfaultfd.h"
 #include "work/side_by_side.h"
 
@@ -57,11 +56,8 @@ class WpSnapshot final : public Snapshot {
     }
     STASIS_TRY(fault_point("protect memory"));
     STASIS_TRY(protect());
-    sigset_t all, before;
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
-    server_ = std::thread([this] { serve(); });
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    server_ = STASIS_TRY(Worker::create({.name = "stasis-wp"}));
+    if (server_->post([this] { serve(); }).refused()) return Error(Errc::kNoMemory, "no memory for a work");
     return {};
   }
 
@@ -134,16 +130,15 @@ class WpSnapshot final : public Snapshot {
   }
 
   void stop() {
-    if (!server_.joinable()) return;
     const std::uint64_t one = 1;
-    static_cast<void>(::write(stop_.get(), &one, sizeof one));
-    server_.join();
+    if (server_) static_cast<void>(::write(stop_.get(), &one, sizeof one));
+    server_.reset();
   }
 
   std::map<HostPid, std::unique_ptr<ProtectedPages>> pages_;
   std::atomic<std::uint64_t> kept_ = 0;
   UniqueFd stop_;
-  std::thread server_;
+  std::unique_ptr<Worker> server_;
 };
 
 }  // namespace
