@@ -509,12 +509,6 @@ Result<void> Checkpoint::save_frozen(ProcessImage& process, std::vector<PageRun>
   return save_pages(process, frozen, std::move(runs));
 }
 
-Result<void> Checkpoint::save_frozen(ProcessImage& process, std::vector<PageRun> runs) {
-  if (runs.empty()) return {};
-  const PageReader frozen(process.traced().memory(), process.memory().shared_pages());
-  return save_pages(process, frozen, std::move(runs));
-}
-
 Result<void> Checkpoint::save_pages(ProcessImage& process, const PageSource& source, std::vector<PageRun> runs) {
   const ObjRef object = process.record().memory;
   if (const auto base = parent_ ? parent_->memory_of(process.record().pid) : std::nullopt) {

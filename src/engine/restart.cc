@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "base/log.h"
@@ -242,33 +243,35 @@ std::vector<std::size_t> Restart::order_of_chunks() const {
   return order;
 }
 
-// Of a file, all chunks of a process in a row are read, verified and filled in several at once.
+// Of a file, the chunks of a process are read, verified and filled in several at once.
 Result<void> Restart::fill_from_file() {
   const auto chunks = image_.chunks();
-  const std::vector<std::size_t> order = order_of_chunks();
+  std::vector<std::size_t> order = order_of_chunks();
+  for (const std::size_t i : order) {
+    if (chunks[i].runs.empty()) STASIS_TRY(image_.verify_chunk(i));  // room that is not used
+  }
+  std::erase_if(order, [&](std::size_t i) { return chunks[i].runs.empty(); });
   std::vector<std::vector<std::byte>> buffers(most_side_by_side());
-  for (std::size_t first = 0, end = 0; first < chunks.size(); first = end) {
-    if (chunks[first].runs.empty()) {
-      STASIS_TRY(image_.verify_chunk(first));
-      end = first + 1;
-      continue;
-    }
-    RestoredObject* const object = STASIS_TRY(owner_of_pages(chunks[first].object));
-    for (end = first; end < chunks.size() && chunks[end].object == chunks[first].object; ++end) {
-      if (!object) tree_.report.pages += chunks[end].raw_size / image_.environment().page_size;
+  for (auto first = order.begin(), end = first; first != order.end(); first = end) {
+    const ObjRef owner = chunks[*first].object;
+    RestoredObject* const object = STASIS_TRY(owner_of_pages(owner));
+    end = std::find_if(first, order.end(), [&](std::size_t i) { return chunks[i].object != owner; });
+    const std::span<const std::size_t> own(first, end);
+    for (const std::size_t i : own) {
+      if (!object) tree_.report.pages += chunks[i].raw_size / image_.environment().page_size;
     }
     const auto fill_one = [&](std::size_t i, std::size_t place) -> Result<void> {
       STASIS_TRY(patience_.check());
-      const ChunkInfo& chunk = chunks[first + i];
+      const ChunkInfo& chunk = chunks[own[i]];
       const std::vector<PageRun> lazy = lazy_part(chunk);
       if (!lazy.empty() && total_length(lazy) == chunk.raw_size) return {};
       buffers[place].resize(std::max<std::size_t>(buffers[place].size(), chunk.raw_size));
       const auto pages = std::span(buffers[place]).first(chunk.raw_size);
-      STASIS_TRY(image_.read_chunk(first + i, pages));
+      STASIS_TRY(image_.read_chunk(own[i], pages));
       return lazy.empty() ? fill(object, chunk.runs, pages) : fill_rest(chunk, lazy, pages);
     };
     // What another kind of object does with its pages is not made for several threads.
-    STASIS_TRY(side_by_side({.count = end - first, .worth_a_thread = object ? end - first : 2}, fill_one));
+    STASIS_TRY(side_by_side({.count = own.size(), .worth_a_thread = object ? own.size() : 2}, fill_one));
   }
   return {};
 }

@@ -284,17 +284,6 @@ Result<void> TracedProcess::prepare_foreign_slot(const kernel::ProcessMemory& me
   return memory.write(slot.remote, std::span(slot.local, sizeof control));
 }
 
-Result<void> TracedProcess::prepare_foreign_slot(const kernel::ProcessMemory& memory, const GateSlot& slot,
-                                                 std::int64_t inner) {
-  arch::GateControl& control = slot.control();
-  control = {};
-  control.tgid = control.tid = inner;
-  control.signal = report_signal_;
-  control.report.si_signo = report_signal_;
-  control.report.si_code = arch::kReportCode;
-  return memory.write(slot.remote, std::span(slot.local, sizeof control));
-}
-
 Result<void> TracedProcess::open_gate(const Gadgets& gadgets, const std::vector<kernel::Vma>& vmas,
                                       const Patience& patience) {
   const kernel::ProcStatus status = STASIS_TRY(proc_.status());
