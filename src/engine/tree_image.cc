@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <iterator>
 #include <map>
 #include <ranges>
 #include <span>
@@ -329,10 +330,11 @@ Result<void> TreeImage::find_shares() {
   STASIS_TRY(side_by_side({.count = kKinds.size(), .worth_a_thread = worth}, [&](std::size_t i, std::size_t) {
     return find_sharers(kKinds[i].first, kKinds[i].second, all);
   }));
-  std::map<ProcessImage*, std::vector<std::size_t>> by_memory;
-  for (const std::size_t i : all) by_memory[processes_[i]->shares().memory].push_back(i);
-  for (auto& [memory, members] : by_memory) {
-    if (members.size() == 1) continue;
+  for (const std::size_t owner : all) {
+    std::vector<std::size_t> members;
+    std::ranges::copy_if(all, std::back_inserter(members),
+                         [&](std::size_t i) { return processes_[i]->shares().memory == processes_[owner].get(); });
+    if (members.size() < 2) continue;
     STASIS_TRY(find_sharers(KcmpType::kSighand, &Shares::sighand, members));
     // Somebody may have run on with it when the mappings were read.
     for (const std::size_t i : members) STASIS_TRY(processes_[i]->refresh_mappings());

@@ -23,20 +23,20 @@ namespace stasis::kernel {
 
 // UFFD_FEATURE_* of include/uapi/linux/userfaultfd.h, with the kernel that has it first.
 namespace uffd {
-inline constexpr std::uint64_t kPagefaultWp = 1 << 0;      // 5.7
-inline constexpr std::uint64_t kEventFork = 1 << 1;        // 4.11, needs CAP_SYS_PTRACE
-inline constexpr std::uint64_t kEventRemap = 1 << 2;       // 4.11
-inline constexpr std::uint64_t kEventRemove = 1 << 3;      // 4.11
-inline constexpr std::uint64_t kMissingHugetlb = 1 << 4;   // 4.11
-inline constexpr std::uint64_t kMissingShmem = 1 << 5;     // 4.11
-inline constexpr std::uint64_t kEventUnmap = 1 << 6;       // 4.11
-inline constexpr std::uint64_t kThreadId = 1 << 8;         // 4.14
-inline constexpr std::uint64_t kExactAddress = 1 << 11;    // 5.18
-inline constexpr std::uint64_t kWpHugetlbShmem = 1 << 12;  // 5.19
-inline constexpr std::uint64_t kWpUnpopulated = 1 << 13;   // 6.4
-inline constexpr std::uint64_t kPoison = 1 << 14;          // 6.6
-inline constexpr std::uint64_t kWpAsync = 1 << 15;         // 6.7
-inline constexpr std::uint64_t kMove = 1 << 16;            // 6.8
+inline constexpr std::uint64_t kPagefaultWp = 1 << 0;     // 5.7
+inline constexpr std::uint64_t kEventFork = 1 << 1;       // 4.11, needs CAP_SYS_PTRACE
+inline constexpr std::uint64_t kEventRemap = 1 << 2;      // 4.11
+inline constexpr std::uint64_t kEventRemove = 1 << 3;     // 4.11
+inline constexpr std::uint64_t kMissingHugetlb = 1 << 4;  // 4.11
+inline constexpr std::uint64_t kMissingShmem = 1 << 5;    // 4.11
+inline constexpr std::uint64_t kEventUnmap = 1 << 6;      // 4.11
+inline constexpr std::uint64_t kThreadId = 1 << 8;        // 4.14
+inline constexpr std::uint64_t kExactAddress = 1 << 11;   // 5.18
+inline constexpr std::uint64_t kWpHugetlbShmem = 0x1000;  // 5.19
+inline constexpr std::uint64_t kWpUnpopulated = 1 << 13;  // 6.4
+inline constexpr std::uint64_t kPoison = 1 << 14;         // 6.6
+inline constexpr std::uint64_t kWpAsync = 1 << 15;        // 6.7
+inline constexpr std::uint64_t kMove = 1 << 16;           // 6.8
 }  // namespace uffd
 
 // Whose faults: with kUserMode, which needs no privilege (Linux 5.11), a fault in the kernel's own access (a read(2)

@@ -54,7 +54,10 @@ Result<kernel::Userfaultfd> make_userfaultfd_in(TracedProcess& process, kernel::
   if (!fd) {
     Error error = fd.error();
     STASIS_TRY(process.close_if_killed(-1));
-    return error.sys_errno() == ENOSYS ? std::move(error).with_code(Errc::kKernelFeature) : error;
+    if (error.sys_errno() == ENOSYS) return std::move(error).with_code(Errc::kKernelFeature);
+    if (error.sys_errno() != EPERM) return error;
+    return std::move(error).with_help(
+        "the program must have CAP_SYS_PTRACE, as root's have; --snapshot auto, cow and precopy do without");
   }
   auto taken = kernel::pidfd_getfd(process.pidfd().get(), static_cast<int>(*fd));
   STASIS_TRY(close_in(process, static_cast<int>(*fd), patience));
