@@ -293,8 +293,12 @@ Result<PrecopyPlace> Checkpoint::place_for_copies() {
   std::uint64_t room = std::uint64_t{1} << 20;
   for (const auto& process : tree_->processes()) {
     constexpr std::uint64_t kPerMapping = 512, kPerThread = 24 << 10, kPerFile = 1024;
-    room += kPerMapping * process->vmas().size() + kPerThread * STASIS_TRY(process->proc().threads()).size() +
-            kPerFile * STASIS_TRY(process->proc().fds()).size();
+    // One that is ending has none.
+    const auto threads = process->proc().threads();
+    const auto fds = process->proc().fds();
+    room += kPerMapping * process->vmas().size();
+    if (threads) room += kPerThread * threads->size();
+    if (fds) room += kPerFile * fds->size();
   }
   STASIS_TRY(EarlyChunks(*image_).reserve_structure(room));
   return PrecopyPlace::in_image(*image_);

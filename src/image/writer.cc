@@ -301,6 +301,7 @@ void ImageWriter::Impl::count(std::size_t index, const ImageHash& hash) {
 
 Result<void> ImageWriter::Impl::add_chunk(ObjRef object, std::span<const PageRun> runs,
                                           std::span<const std::byte> payload) {
+  if (runs.empty()) return out_of_order("a chunk without pages");
   ChunkRecord record{object, Codec::kNone, payload.size(), payload.size(), {runs.begin(), runs.end()}, {}};
   if (auto good = check_chunk(record, page_size_); !good) {
     return std::move(good).error().with_code(Errc::kInvalidArgument);
@@ -366,6 +367,7 @@ Result<ChunkSlot> ImageWriter::Impl::reserve_chunk(ObjRef object, std::span<cons
 }
 
 Result<ChunkSlot> ImageWriter::Impl::reserve(ChunkRecord record) {
+  if (record.runs.empty()) return out_of_order("a chunk without pages");
   for (const PageRun& run : record.runs) record.raw_size += run.length;
   record.stored_size = record.raw_size;
   if (auto good = check_chunk(record, page_size_); !good) {

@@ -400,7 +400,9 @@ void TracedProcess::close_gates(std::span<TracedProcess* const> processes, const
   std::vector<UnguardedCall> calls;
   for (TracedProcess* const process : processes) {
     const auto stands = [](const TracedThread& thread) { return thread.state() == TracedThread::State::kStopped; };
-    if (!process->gate_open() || process->borrowed_ || !std::ranges::all_of(process->threads_, stands)) continue;
+    // What is still to be undone in it takes the gate.
+    const bool owes = process->borrowed_ || process->children_ignored_;
+    if (!process->gate_open() || owes || !std::ranges::all_of(process->threads_, stands)) continue;
     const auto put_back = [&](TracedThread& thread) { return &thread == &process->carrier() || thread.put_back(); };
     if (!std::ranges::all_of(process->threads_, put_back)) continue;
     calls.push_back(
