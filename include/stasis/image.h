@@ -36,6 +36,7 @@
 namespace stasis {
 
 struct EnvironmentRecord;
+class EarlyChunks;
 
 // XXH3, 128 bits, canonical (big-endian) byte order. Finds damage, not forgery.
 using ImageHash = std::array<std::uint8_t, 16>;
@@ -200,6 +201,7 @@ class ImageWriter {
   std::string staging_path() const;
 
  private:
+  friend class EarlyChunks;  // of the engine
   class Impl;
   explicit ImageWriter(std::unique_ptr<Impl> impl);
   Result<void> write_payload(RecordType type, std::span<const std::byte> payload);

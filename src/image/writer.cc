@@ -532,25 +532,13 @@ void ImageWriter::Impl::abort(const Error& reason) {
 
 // ---- the public face ------------------------------------------------------------------------------------------------
 
-namespace {
-
-// EarlyChunks is no part of the public API, and stasis/image.h does not know it.
-template <auto Member>
-struct Access {
-  friend auto& impl_of(ImageWriter& writer) { return *(writer.*Member); }
-};
-template struct Access<&ImageWriter::impl_>;
-auto& impl_of(ImageWriter& writer);
-
-}  // namespace
-
-Result<void> EarlyChunks::reserve_structure(std::uint64_t bytes) { return impl_of(writer_).reserve_structure(bytes); }
-Result<ChunkSlot> EarlyChunks::reserve(std::span<const PageRun> runs) { return impl_of(writer_).reserve_early(runs); }
+Result<void> EarlyChunks::reserve_structure(std::uint64_t bytes) { return writer_.impl_->reserve_structure(bytes); }
+Result<ChunkSlot> EarlyChunks::reserve(std::span<const PageRun> runs) { return writer_.impl_->reserve_early(runs); }
 Result<void> EarlyChunks::finish(const ChunkSlot& slot, ObjRef object) {
-  return impl_of(writer_).finish_early(slot, object);
+  return writer_.impl_->finish_early(slot, object);
 }
-Result<void> EarlyChunks::drop(const ChunkSlot& slot) { return impl_of(writer_).drop_early(slot); }
-Result<void> EarlyChunks::forget() { return impl_of(writer_).forget_early(); }
+Result<void> EarlyChunks::drop(const ChunkSlot& slot) { return writer_.impl_->drop_early(slot); }
+Result<void> EarlyChunks::forget() { return writer_.impl_->forget_early(); }
 
 ImageWriter::ImageWriter(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 ImageWriter::ImageWriter(ImageWriter&&) noexcept = default;
