@@ -6,7 +6,7 @@
 
 namespace stasis {
 
-// Threads: reserve(), finish() and drop() by any number at once.
+// Threads: reserve(), write(), finish() and drop() by any number at once.
 class EarlyChunks {
  public:
   // Borrows the writer.
@@ -18,7 +18,10 @@ class EarlyChunks {
   // Room for a chunk (Codec::kNone) of an object that has no number yet, before or after the structure. It may be
   // written again and again; at last it is finished or dropped, when the structure is written.
   Result<ChunkSlot> reserve(std::span<const PageRun> runs);
-  Result<void> finish(const ChunkSlot& slot, ObjRef object);
+  // The whole payload at once, the fastest way (see ImageWriter::write_directly()).
+  Result<void> write(const ChunkSlot& slot, std::span<const std::byte> payload);
+  // `hash`: of what lies there; null: it is taken from the file.
+  Result<void> finish(const ChunkSlot& slot, ObjRef object, const ImageHash* hash = nullptr);
   // It stays as a chunk without pages, which takes no space where the file system has holes.
   Result<void> drop(const ChunkSlot& slot);
   // When end_structure() has failed with kOverflow, the room was too small: all early chunks are given up, their slots

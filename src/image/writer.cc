@@ -68,7 +68,8 @@ class ImageWriter::Impl {
   Result<void> finish_chunk(const ChunkSlot& slot, const ImageHash* hash);
   Result<void> reserve_structure(std::uint64_t bytes);
   Result<ChunkSlot> reserve_early(std::span<const PageRun> runs);
-  Result<void> finish_early(const ChunkSlot& slot, ObjRef object);
+  Result<void> write_early(const ChunkSlot& slot, std::span<const std::byte> payload);
+  Result<void> finish_early(const ChunkSlot& slot, ObjRef object, const ImageHash* hash);
   Result<void> drop_early(const ChunkSlot& slot);
   Result<void> forget_early();
   Result<void> publish();
@@ -101,7 +102,7 @@ class ImageWriter::Impl {
   Result<void> fill_up_structure();
   Result<ChunkSlot> reserve(ChunkRecord record);
   Result<ChunkInfo> early_chunk(const ChunkSlot& slot) const;
-  Result<void> close_early(const ChunkSlot& slot, const ChunkInfo& chunk);
+  Result<void> close_early(const ChunkSlot& slot, const ChunkInfo& chunk, const ImageHash* given);
   Result<Placed> place(const ChunkRecord& record);
   Result<void> put(std::span<const std::byte> bytes, std::uint64_t offset);
   Result<void> put_payload(std::span<const std::byte> bytes, std::uint64_t offset);
@@ -428,10 +429,10 @@ Result<ChunkInfo> ImageWriter::Impl::early_chunk(const ChunkSlot& slot) const {
 }
 
 // Frames what lies in the slot as that chunk.
-Result<void> ImageWriter::Impl::close_early(const ChunkSlot& slot, const ChunkInfo& chunk) {
+Result<void> ImageWriter::Impl::close_early(const ChunkSlot& slot, const ChunkInfo& chunk, const ImageHash* given) {
   const ChunkRecord record{chunk.object, chunk.codec, chunk.raw_size, chunk.stored_size, chunk.runs, chunk.source};
   const auto head = STASIS_TRY(make_chunk_record(record, chunk.record_offset));
-  const ImageHash hash = STASIS_TRY(hash_file_range(slot.fd, chunk.payload_offset, chunk.stored_size));
+  const ImageHash hash = given ? *given : STASIS_TRY(hash_file_range(slot.fd, chunk.payload_offset, chunk.stored_size));
   std::vector<std::byte> end;
   STASIS_TRY(append_record(end, ChunkEndRecord{hash}));
   Result<void> written = put(head, chunk.record_offset);
@@ -443,10 +444,15 @@ Result<void> ImageWriter::Impl::close_early(const ChunkSlot& slot, const ChunkIn
   return {};
 }
 
-Result<void> ImageWriter::Impl::finish_early(const ChunkSlot& slot, ObjRef object) {
+Result<void> ImageWriter::Impl::write_early(const ChunkSlot& slot, std::span<const std::byte> payload) {
+  if (payload.size() != slot.length) return out_of_order("this is not the payload of the slot");
+  return put_payload(payload, slot.offset);
+}
+
+Result<void> ImageWriter::Impl::finish_early(const ChunkSlot& slot, ObjRef object, const ImageHash* hash) {
   ChunkInfo chunk = STASIS_TRY(early_chunk(slot));
   chunk.object = object;
-  return close_early(slot, chunk);
+  return close_early(slot, chunk, hash);
 }
 
 Result<void> ImageWriter::Impl::drop_early(const ChunkSlot& slot) {
@@ -459,7 +465,7 @@ Result<void> ImageWriter::Impl::drop_early(const ChunkSlot& slot) {
   chunk.payload_offset = chunk.record_offset + head.size();
   chunk.stored_size = end - chunk.payload_offset;
   STASIS_TRY(clear_file_range(slot.fd, chunk.payload_offset, chunk.stored_size));
-  return close_early(slot, chunk);
+  return close_early(slot, chunk, nullptr);
 }
 
 Result<void> ImageWriter::Impl::forget_early() {
@@ -534,8 +540,11 @@ void ImageWriter::Impl::abort(const Error& reason) {
 
 Result<void> EarlyChunks::reserve_structure(std::uint64_t bytes) { return writer_.impl_->reserve_structure(bytes); }
 Result<ChunkSlot> EarlyChunks::reserve(std::span<const PageRun> runs) { return writer_.impl_->reserve_early(runs); }
-Result<void> EarlyChunks::finish(const ChunkSlot& slot, ObjRef object) {
-  return writer_.impl_->finish_early(slot, object);
+Result<void> EarlyChunks::write(const ChunkSlot& slot, std::span<const std::byte> payload) {
+  return writer_.impl_->write_early(slot, payload);
+}
+Result<void> EarlyChunks::finish(const ChunkSlot& slot, ObjRef object, const ImageHash* hash) {
+  return writer_.impl_->finish_early(slot, object, hash);
 }
 Result<void> EarlyChunks::drop(const ChunkSlot& slot) { return writer_.impl_->drop_early(slot); }
 Result<void> EarlyChunks::forget() { return writer_.impl_->forget_early(); }

@@ -17,6 +17,7 @@
 #include <iostream>
 
 #include "image/document.h"
+#include "image/early_chunks.h"
 #include "image/format.h"
 #include "image/sample_image.h"
 #include "image/verify.h"
@@ -81,6 +82,21 @@ Result<void> write_image(const std::string& path, Codec codec) {
   return writer.publish();
 }
 
+// Room for the structure that is not used up, a chunk that was written before it, and one that was given up.
+Result<void> write_early(const std::string& path) {
+  ImageWriter writer = STASIS_TRY(ImageWriter::create(path, {.durability = Durability::kFast}));
+  EarlyChunks early(writer);
+  STASIS_TRY(early.reserve_structure(std::uint64_t{16} << 10));
+  const std::array runs{PageRun{0x30000, sample::kSamplePage}, PageRun{0x40000, sample::kSamplePage}};
+  const ChunkSlot kept = STASIS_TRY(early.reserve(runs));
+  STASIS_TRY(pwrite_full(kept.fd, sample::pages(2, 3), static_cast<off_t>(kept.offset)));
+  const ChunkSlot given_up = STASIS_TRY(early.reserve(runs));
+  STASIS_TRY(sample::write_sample(writer));
+  STASIS_TRY(early.finish(kept, ObjRef(1)));
+  STASIS_TRY(early.drop(given_up));
+  return writer.publish();
+}
+
 Result<void> write_aborted(const std::string& path) {
   const UniqueFd fd = STASIS_TRY(open_at(AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC, 0644));
   ImageWriter writer = STASIS_TRY(ImageWriter::to_stream(fd.get(), {}));
@@ -96,6 +112,7 @@ Result<void> write_all(const std::string& directory) {
     STASIS_TRY(write_image(prefix + std::string(codec.name) + ".img", codec.value));
   }
   STASIS_TRY(write_incremental(directory));
+  STASIS_TRY(write_early(prefix + "early.img"));
   return write_aborted(prefix + "aborted.img");
 }
 

@@ -77,6 +77,11 @@ Result<ChunkSlot> PrecopyPlace::reserve(std::span<const PageRun> runs) {
   return ChunkSlot{.fd = file_.get(), .offset = end_->fetch_add(size), .length = size};
 }
 
+Result<void> PrecopyPlace::write(const ChunkSlot& slot, std::span<const std::byte> bytes) {
+  if (image_) return EarlyChunks(*image_).write(slot, bytes);
+  return pwrite_full(slot.fd, bytes, static_cast<off_t>(slot.offset));
+}
+
 // ---- while the process runs ----
 
 Result<void> PrecopiedPages::copy(const PageSource& memory, std::span<const PageRun> runs, const Patience& patience) {
@@ -111,7 +116,8 @@ Result<void> PrecopiedPages::copy_to_new_chunks(const PageSource& memory, std::s
     zeros[i] = subtract(subtract(all, chunk.runs), gone[i]);
     if (size == 0) return {};
     chunk.slot = STASIS_TRY(place_->reserve(chunk.runs));
-    return pwrite_full(chunk.slot.fd, bytes.first(size), static_cast<off_t>(chunk.slot.offset));
+    if (place_->image()) chunk.hash = hash_bytes(bytes.first(size));
+    return place_->write(chunk.slot, bytes.first(size));
   };
   STASIS_TRY(side_by_side({.count = gone.size(), .worth_a_thread = 2}, copy_chunk));
   note_extents();
@@ -123,6 +129,10 @@ Result<void> PrecopiedPages::copy_to_new_chunks(const PageSource& memory, std::s
 
 Result<void> PrecopiedPages::copy_again(const PageSource& memory, std::span<const PageRun> runs,
                                         const Patience& patience) {
+  if (runs.empty()) return {};
+  for (Chunk& chunk : chunks_) {
+    if (chunk.hash && !intersect(chunk.runs, around(runs, chunk.runs)).empty()) chunk.hash.reset();
+  }
   const auto pieces = cut(runs, kPiece);
   std::vector<std::vector<std::byte>> buffers(most_side_by_side(), std::vector<std::byte>(kPiece));
   std::vector<std::vector<PageRun>> gone(pieces.size());
@@ -225,6 +235,7 @@ Result<void> PrecopiedPages::finish_chunk(Chunk& chunk, ObjRef object) {
   std::uint64_t offset = chunk.slot.offset;
   for (const PageRun& run : chunk.runs) {
     const auto write = [&](std::uint64_t start, std::uint64_t length, std::uint64_t from) -> Result<void> {
+      chunk.hash.reset();
       std::vector<std::byte> bytes(length);
       STASIS_TRY(read_changed(start, from, bytes));
       return pwrite_full(chunk.slot.fd, bytes, static_cast<off_t>(offset + (start - run.start)));
@@ -232,7 +243,7 @@ Result<void> PrecopiedPages::finish_chunk(Chunk& chunk, ObjRef object) {
     STASIS_TRY(for_each_in(changed_, run, write));
     offset += run.length;
   }
-  STASIS_TRY(EarlyChunks(*place_->image()).finish(chunk.slot, object));
+  STASIS_TRY(EarlyChunks(*place_->image()).finish(chunk.slot, object, chunk.hash ? &*chunk.hash : nullptr));
   chunk.finished = true;
   return {};
 }

@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/unique_fd.h"
@@ -26,6 +27,8 @@ class PrecopyPlace {
   ImageWriter* image() const { return image_; }
   // Any thread.
   Result<ChunkSlot> reserve(std::span<const PageRun> runs);
+  // All that the slot has room for. Any thread.
+  Result<void> write(const ChunkSlot& slot, std::span<const std::byte> bytes);
 
  private:
   PrecopyPlace(ImageWriter* image, UniqueFd file) : image_(image), file_(std::move(file)) {}
@@ -68,6 +71,7 @@ class PrecopiedPages final : public PageSource {
   struct Chunk {
     ChunkSlot slot;
     std::vector<PageRun> runs;
+    std::optional<ImageHash> hash;  // of what lies in the slot; none: it was changed since
     bool finished = false;
     // Without a place nothing was copied.
     bool open() const { return !finished && slot.fd >= 0; }
