@@ -316,11 +316,12 @@ Result<void> Checkpoint::forget_copies() {
 Result<void> Checkpoint::copy_beforehand() {
   const bool free_to_choose = request_.snapshot == SnapshotMode::kAuto;
   auto place = place_for_copies();
-  if (!place && free_to_choose) {
+  if (!place && !free_to_choose) return Error(place.error());
+  if (!place) {
     report_.snapshot = SnapshotMode::kAuto;
     return {};
   }
-  precopy_.emplace(STASIS_TRY(std::move(place)));
+  precopy_.emplace(*std::move(place));
   const std::uint64_t worth_it = STASIS_TRY(precopy_->begin(*tree_, patience_));
   patience_.wait_longer();
   if (worth_it != 0) STASIS_TRY(precopy_->copy(*tree_, patience_));
