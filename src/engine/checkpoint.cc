@@ -99,6 +99,7 @@ class Checkpoint {
   Result<void> save_copied(ProcessImage& process);
   Result<void> write_pages();
   std::vector<SnapshotMode> ways() const;
+  bool in_order(const Snapshot& snapshot) const;
   Result<void> save_what_is_not_held();
   Result<void> save_frozen(ProcessImage& process, std::vector<PageRun> runs);
   Result<void> save_pages(ProcessImage& process, const PageSource& source, std::vector<PageRun> runs);
@@ -471,6 +472,11 @@ Result<void> Checkpoint::take_snapshot() {
     if (way == SnapshotMode::kFreeze) return {};
     STASIS_TRY(fault_point(name_of(way)));
     auto taken = way == SnapshotMode::kWp ? take_wp_snapshot(*tree_, patience_) : take_cow_snapshot(*tree_, patience_);
+    if (taken && !in_order(**taken)) {
+      taken = Error(
+          Errc::kRefused,
+          "of several processes it does not hold all pages, and a stream takes those of one process after the other");
+    }
     if (taken) {
       snapshot_ = *std::move(taken);
       return save_what_is_not_held();
@@ -480,6 +486,14 @@ Result<void> Checkpoint::take_snapshot() {
     log::info("checkpoint", "no snapshot '{}': {}", name_of(way), taken.error().to_string());
   }
   return {};
+}
+
+// What a snapshot does not hold is written before the rest: of the first process only if it goes into a stream.
+bool Checkpoint::in_order(const Snapshot& snapshot) const {
+  if (image_->seekable()) return true;
+  return std::all_of(tree_->processes().begin() + 1, tree_->processes().end(), [&](const auto& process) {
+    return !process->owns_memory() || subtract(process->memory().own_pages(), snapshot.held(*process)).empty();
+  });
 }
 
 Result<void> Checkpoint::save_what_is_not_held() {

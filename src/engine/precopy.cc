@@ -24,13 +24,21 @@ constexpr std::uint64_t kWorthATracker = std::uint64_t{16} << 20;
 constexpr std::uint64_t kLittle = std::uint64_t{2} << 20;
 constexpr int kMostRounds = 8;
 
+// File systems that may read a file straight into the program's pages, whoever asks.
+bool may_write_pages_itself(const kernel::Mount& mount) {
+  return mount.fs_type.starts_with("fuse") || mount.fs_type == "9p" || mount.fs_type == "virtiofs";
+}
+
 // The device writes into memory that was given to it before we protected it, and nobody is told.
 bool uses_direct_io(const kernel::ProcDir& proc) {
   const auto fds = proc.fds();
-  if (!fds) return true;
+  const auto mounts = proc.mounts();
+  if (!fds || !mounts) return true;
   return std::ranges::any_of(*fds, [&](int fd) {
     const auto info = proc.fdinfo(fd);
-    return info && (info->flags & O_DIRECT) != 0;
+    if (!info) return false;
+    const auto mount = std::ranges::find(*mounts, info->mnt_id, &kernel::Mount::id);
+    return (info->flags & O_DIRECT) != 0 || (mount != mounts->end() && may_write_pages_itself(*mount));
   });
 }
 

@@ -72,7 +72,7 @@ void DirectFile::prepare(std::uint64_t end) {
   if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur != RLIM_INFINITY) return;
   const std::uint64_t wanted = end + kPreparedAtOnce;
   can_prepare_ = ::fallocate(fd_.get(), 0, static_cast<off_t>(prepared_), static_cast<off_t>(wanted - prepared_)) == 0;
-  if (can_prepare_) prepared_ = wanted;
+  prepared_ = wanted;  // where it failed, too: a file system may keep the size that it came to
 }
 
 Result<void> DirectFile::trim(std::uint64_t size) {

@@ -133,7 +133,7 @@ Result<void> TracedProcess::choose_report_signal(const kernel::ProcStatus& statu
     return {};
   }
   report_signal_ = usable ? std::countr_zero(usable) + 1 : kLastResortSignal;
-  borrowed_ = usable == 0;
+  must_borrow_ = usable == 0;
   return {};
 }
 
@@ -214,14 +214,20 @@ Result<void> TracedProcess::borrow_report_signal(const Patience& patience) {
   const auto program = remote_heal_area(slot, offsetof(HealArea, report_action));
   const auto signal = static_cast<std::uint64_t>(report_signal_);
   STASIS_TRY(push_slot(slot));
-  const std::int64_t result = STASIS_TRY(unguarded_call(
-      SYS_rt_sigaction, {signal, remote_heal_area(slot, offsetof(HealArea, ignore)), program, kSigsetSize}, patience));
-  if (result < 0)
+  const auto ask = [&](std::uint64_t action, std::uint64_t old) -> Result<void> {
+    const std::int64_t result =
+        STASIS_TRY(unguarded_call(SYS_rt_sigaction, {signal, action, old, kSigsetSize}, patience));
+    if (result >= 0) return {};
     return Error::from_errno(static_cast<int>(-result), fmt::format("rt_sigaction in process {}", pid_.value()));
+  };
+  STASIS_TRY(ask(0, program));
   STASIS_TRY(memory_->read(program, std::as_writable_bytes(std::span(area.report_action))));
   borrowed_action_ = area.report_action;
+  // What gives it back stands before it is taken.
   area.operations.report_signal = {.nr = SYS_rt_sigaction, .args = {signal, program, 0, kSigsetSize}};
-  return push_slot(slot);
+  STASIS_TRY(push_slot(slot));
+  borrowed_ = true;
+  return ask(remote_heal_area(slot, offsetof(HealArea, ignore)), 0);
 }
 
 Result<void> TracedProcess::close_if_killed(int fd) {
@@ -312,7 +318,7 @@ Result<void> TracedProcess::furnish_gate(const Patience& patience) {
   area.operations = {kNoHealOperation, kNoHealOperation, kNoHealOperation, kNoHealOperation};
   const Batch::Extent slot = STASIS_TRY(prepare_slot(carrier(), gate_.carrier_slot()));
   STASIS_TRY(push_parts(*memory_, gate_.carrier_slot(), std::span(&slot, 1)));
-  return borrowed_ ? borrow_report_signal(patience) : Result<void>();
+  return must_borrow_ ? borrow_report_signal(patience) : Result<void>();
 }
 
 Result<void> TracedProcess::open_gates(std::span<const GateOrder> orders, const Patience& patience) {
@@ -424,7 +430,10 @@ Result<void> TracedProcess::restore(const Patience& patience) {
     if (thread.state() == TracedThread::State::kRunning && gate_open()) note(thread.await_report(patience));
   }
   forget_gone_threads();
-  if (threads_.empty()) return first;
+  if (threads_.empty()) {
+    drop_midwife();
+    return first;
+  }
   if (gate_open()) {
     for (TracedThread& thread : threads_) {
       if (&thread != &carrier()) note(thread.put_back());
@@ -485,6 +494,7 @@ void TracedProcess::kill() {
   (void)kernel::pidfd_send_signal(pidfd_.get(), SIGKILL);
   // The leader last: it can be waited for only when the others are gone.
   for (TracedThread& thread : threads_ | std::views::reverse) thread.wait_gone();
+  drop_midwife();
   threads_.clear();
   gate_ = GateMemory();
   settled_ = false;

@@ -148,6 +148,8 @@ class TracedProcess {
   Result<void> ignore_children(const Patience& patience);
   Result<void> find_lost_midwife();
   Result<void> end_midwife(const Patience& patience);
+  // The same where the process itself has ended.
+  void drop_midwife();
   Result<void> strip(ProcessCopy& copy, std::int64_t inner, std::span<const AddressRange> unwanted,
                      const Patience& patience);
   enum class LeaveBy { kSigreturn, kUnmapping };
@@ -166,6 +168,7 @@ class TracedProcess {
   GateMemory gate_;
   GateMemory gate_to_be_;  // until the process has it
   int report_signal_ = 0;
+  bool must_borrow_ = false;  // no signal can report the end of a batch as it is
   bool borrowed_ = false;
   std::array<std::uint64_t, 4> borrowed_action_{};
   bool children_ignored_ = false;  // its action for SIGCHLD stands in the heal area

@@ -174,16 +174,22 @@ Result<void> TracedProcess::find_lost_midwife() {
   return {};
 }
 
+void TracedProcess::drop_midwife() {
+  if (!midwife_) return;
+  if (!copied_) end_lost_copies(*midwife_);
+  midwife_->kill();
+  midwife_.reset();
+  copying_.reset();
+}
+
 // Also where something failed on the way: with her goes what she has borne and nobody knows of.
 Result<void> TracedProcess::end_midwife(const Patience& patience) {
   if (!children_ignored_) return {};
   if (!midwife_) STASIS_TRY(find_lost_midwife());
-  if (midwife_) {
-    if (!copied_) end_lost_copies(*midwife_);
-    midwife_->kill();
-    midwife_.reset();
-    copying_.reset();
+  if (midwife_ && !copied_ && midwife_->state() == TracedThread::State::kRunning) {
+    static_cast<void>(midwife_->await_report(patience));  // else she may bear one that nobody sees
   }
+  drop_midwife();
   const GateSlot slot = gate_.carrier_slot();
   const BorrowedAction action = heal_area(slot).child_action;
   Batch calls(slot);

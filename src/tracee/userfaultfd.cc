@@ -22,9 +22,14 @@ Result<int> next_descriptor(const kernel::ProcDir& proc) {
 }
 
 // What fails for once is done again: a descriptor of ours must not stay there.
-Result<void> close_in(TracedProcess& process, int fd, const Patience& patience) {
+Result<void> close_in(TracedProcess& process, int fd) {
   constexpr int kTries = 3;
+  const Patience patience(std::chrono::minutes(1), nullptr);  // whoever has lost his: this is done
   const auto close = [&]() -> Result<void> {
+    // What was broken off comes to its end first.
+    if (process.carrier().state() == TracedThread::State::kRunning) {
+      STASIS_TRY(process.carrier().await_report(patience));
+    }
     Batch batch(process.carrier_slot());
     const std::size_t closed = batch.call(SYS_close, fd);
     STASIS_TRY(process.run(batch, patience));
@@ -47,7 +52,7 @@ Result<kernel::Userfaultfd> make_userfaultfd_in(TracedProcess& process, kernel::
   const std::size_t made = batch.call(SYS_userfaultfd, kernel::userfaultfd_flags(faults));
   if (auto ran = process.run(batch, patience); !ran) {
     // Perhaps it was made.
-    static_cast<void>(close_in(process, next, patience));
+    static_cast<void>(close_in(process, next));
     return Error(std::move(ran).error());
   }
   const auto fd = batch.check(made, fmt::format("userfaultfd in process {}", process.pid().value()));
@@ -60,7 +65,7 @@ Result<kernel::Userfaultfd> make_userfaultfd_in(TracedProcess& process, kernel::
         "the program must have CAP_SYS_PTRACE, as root's have; --snapshot auto, cow and precopy do without");
   }
   auto taken = kernel::pidfd_getfd(process.pidfd().get(), static_cast<int>(*fd));
-  STASIS_TRY(close_in(process, static_cast<int>(*fd), patience));
+  STASIS_TRY(close_in(process, static_cast<int>(*fd)));
   return kernel::Userfaultfd(STASIS_TRY(std::move(taken)));
 }
 

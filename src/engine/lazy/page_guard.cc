@@ -107,6 +107,14 @@ std::vector<int> GuardBoard::memories() const {
   return found;
 }
 
+bool GuardBoard::in_namespace() const {
+  for (std::uint32_t i = 0; i < shared_->process_count.load(); ++i) {
+    const int number = shared_->processes[i].load() - 1;
+    if (number >= 0 && (number & kOnlyBelow)) return true;
+  }
+  return false;
+}
+
 std::vector<HostPid> GuardBoard::victims() const {
   std::set<HostPid> found;
   std::vector<HostPid> queue;
@@ -148,7 +156,8 @@ void end_program(const GuardBoard& board) {
     if (living.empty()) return;
     ::poll(living.data(), living.size(), kPauseMs);
     for (const ::pollfd& memory : living) {
-      if (memory.revents & POLLIN) kill_who_touches(memory.fd);
+      // Threads are named by their numbers in their own pid namespace: where that is another, there are victims enough.
+      if ((memory.revents & POLLIN) && !board.in_namespace()) kill_who_touches(memory.fd);
     }
   }
 }

@@ -37,6 +37,8 @@ class GuardBoard {
   // Processes to be killed, as far as they and their descendants are still there.
   std::vector<HostPid> victims() const;
   std::vector<int> memories() const;
+  // Does the program live below a process 1 of its own (add_init())?
+  bool in_namespace() const;
 
  private:
   static constexpr std::size_t kMost = std::size_t{1} << 16;

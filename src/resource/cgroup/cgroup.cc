@@ -50,6 +50,8 @@ std::string write_word(const std::string& path, const std::string& word) {
 bool is_frozen(const std::string& directory) {
   const auto v2 = read_file(AT_FDCWD, directory + "/cgroup.freeze", 16);
   if (v2 && v2->starts_with('1')) return true;
+  const auto events = read_file(AT_FDCWD, directory + "/cgroup.events", 256);  // frozen with one above it, too
+  if (events && events->find("frozen 1") != std::string::npos) return true;
   const auto v1 = read_file(AT_FDCWD, directory + "/freezer.state", 16);
   return v1 && !v1->starts_with("THAWED");
 }

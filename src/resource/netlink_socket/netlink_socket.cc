@@ -82,8 +82,9 @@ Result<sockaddr_nl> name_of(int fd) {
 }
 
 Result<void> check(const NetlinkSocketRecord& record) {
-  const bool good = find_family(static_cast<int>(record.protocol)) != nullptr && record.protocol < MAX_LINKS &&
-                    (record.type == SOCK_RAW || record.type == SOCK_DGRAM);
+  const auto* const family = find_family(static_cast<int>(record.protocol));
+  const bool good = family != nullptr && (family->numbered_groups || record.groups.empty()) &&
+                    record.protocol < MAX_LINKS && (record.type == SOCK_RAW || record.type == SOCK_DGRAM);
   if (good) return {};
   return Error(Errc::kBadImage, "a netlink socket is malformed");
 }
