@@ -60,6 +60,7 @@ enum class RecordType : std::uint32_t {
   kSystemV = 84,
   kPidFd = 85,
   kProcessFile = 86,
+  kFanotify = 87,
 };
 
 // "type 70" or "type 70 (ignorable)", for messages.

@@ -8,6 +8,7 @@
 #include "resource/epoll/epoll.h"
 #include "resource/event_fd/event_fd.h"
 #include "resource/external_stream/external_stream.h"
+#include "resource/fanotify/fanotify.h"
 #include "resource/inet_socket/inet_socket.h"
 #include "resource/inotify/inotify.h"
 #include "resource/message_queue/message_queue.h"
@@ -28,7 +29,7 @@ namespace stasis {
 inline constexpr std::array kFileKinds = {
     kMessageQueueKind, kMemFdKind,   kProcessFileKind, kPathFileKind,   kTerminalKind,      kTerminalSlaveKind,
     kExternalKind,     kPipeEndKind, kEventFdKind,     kTimerFdKind,    kSignalFdKind,      kEpollKind,
-    kInotifyKind,      kPidFdKind,   kUnixSocketKind,  kInetSocketKind, kNetlinkSocketKind,
+    kInotifyKind,      kPidFdKind,   kUnixSocketKind,  kInetSocketKind, kNetlinkSocketKind, kFanotifyKind,
 };
 
 constexpr bool is_complete(const FileKind& kind) {

@@ -72,7 +72,11 @@ static int bpf_map(void) {
 static int page_faults(void) { return descriptor(syscall(SYS_userfaultfd, O_CLOEXEC | 1 /* UFFD_USER_MODE_ONLY */)); }
 
 /* It answers for others, who would wait for it. */
-static int fanotify_permission(void) { return descriptor(fanotify_init(FAN_CLASS_CONTENT | FAN_CLOEXEC, O_RDONLY)); }
+static int fanotify_permission(void) {
+  const int file = open("asked", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+  return file >= 0 && close(file) == 0 && descriptor(fanotify_init(FAN_CLASS_CONTENT | FAN_CLOEXEC, O_RDONLY)) &&
+         fanotify_mark(object, FAN_MARK_ADD, FAN_OPEN_PERM, AT_FDCWD, "asked") == 0;
+}
 
 /* A ring that the kernel fills. */
 static int packet_ring(void) {

@@ -13,6 +13,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "kernel/proc_text.h"
 #include "resource/checkpoint_context.h"
 #include "resource/open_file/anonymous_file.h"
 
@@ -22,6 +23,23 @@ namespace {
 constexpr std::int32_t kMaxNumber = 1 << 22;
 constexpr std::uint32_t kMask = IN_ALL_EVENTS | IN_EXCL_UNLINK | IN_ONESHOT;
 constexpr int kEventBytes = sizeof(::inotify_event);
+
+bool parse_watch(std::string_view line, InotifyWatch& watch) {
+  bool numbered = false, masked = false;
+  for (auto word = kernel::text::take_word(line); !word.empty(); word = kernel::text::take_word(line)) {
+    std::string_view key;
+    std::string_view value = word;
+    if (!kernel::text::take_until(value, ':', key) || !parse_watched_file(key, value, watch)) return false;
+    if (key == "wd") numbered = kernel::text::number(value, watch.number, 16) && watch.number > 0;
+    masked = masked || key == "mask";
+  }
+  return numbered && masked;
+}
+
+std::vector<std::string> paths_of(const OpenFile& file, std::span<const InotifyWatch> watches,
+                                  const OpenFileTable& tree) {
+  return find_watched_paths(file, std::vector<WatchedFile>(watches.begin(), watches.end()), tree);
+}
 
 Result<int> bytes_waiting(int fd) {
   int bytes = 0;
@@ -121,18 +139,32 @@ Result<void> check(const InotifyRecord& record) {
 
 }  // namespace
 
+Result<std::vector<InotifyWatch>> parse_inotify_watches(const kernel::FdInfo& info) {
+  std::vector<InotifyWatch> watches;
+  std::string_view rest = info.rest;
+  while (!rest.empty()) {
+    std::string_view line = kernel::text::take_line(rest);
+    if (!line.starts_with("inotify ")) continue;
+    std::string_view words = line.substr(line.find(' ') + 1);
+    InotifyWatch watch;
+    if (!parse_watch(words, watch)) return kernel::text::malformed("fdinfo", line);
+    watches.push_back(std::move(watch));
+  }
+  return watches;
+}
+
 bool claims_inotify(const OpenFile& file, const OpenFileTable&) { return file.link == "anon_inode:inotify"; }
 
 std::optional<Obstacle> inotify_obstacle(const OpenFile& file, const OpenFileTable& tree, const CheckpointPolicy&) {
   const auto watches = parse_inotify_watches(file.info);
   if (!watches) return file.obstacle(watches.error().code(), watches.error().message());
-  const auto paths = find_watched_paths(file, *watches, tree);
+  const auto paths = paths_of(file, *watches, tree);
   for (std::size_t i = 0; i < paths.size(); ++i) {
     const InotifyWatch& watch = (*watches)[i];
     if (watch.number > kMaxNumber) return file.obstacle(Errc::kUnsupportedObject, "it has had too many watches");
     if (!paths[i].empty()) continue;
     return file.obstacle(Errc::kUnsupportedObject,
-                         fmt::format("it watches inode {}, and no path was found that leads to it", watch.file.inode),
+                         fmt::format("it watches inode {}, and no path was found that leads to it", watch.id.inode),
                          ::geteuid() == 0 ? "" : "root can find it");
   }
   return std::nullopt;
@@ -144,7 +176,7 @@ Result<void> checkpoint_inotify(void* context, ObjRef ref, void* object) {
   InotifyRecord record{.flags = file.info.flags, .watches = {}};
   record.events_waited = STASIS_TRY(bytes_waiting(file.held.get())) > 0;
   const auto watches = STASIS_TRY(parse_inotify_watches(file.info));
-  auto paths = find_watched_paths(file, watches, ctx.files);
+  auto paths = paths_of(file, watches, ctx.files);
   for (std::size_t i = 0; i < watches.size(); ++i) {
     record.watches.push_back(
         {.number = watches[i].number, .mask = watches[i].mask & kMask, .path = std::move(paths[i])});

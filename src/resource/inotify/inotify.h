@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // inotify(7): watches on files, and the events that nobody has read yet.
 //
-// The kernel tells of a watch only the inode and a file handle. Root opens the handle; others look for the inode where
-// programs watch: at and beside what the tree has open, and below its working directories.
-//
 // Events that wait can't be read without taking them away, nor be put back. A restarted program finds what inotify says
 // when events were lost, IN_Q_OVERFLOW; the live one loses nothing. Watches are set after everything else, so that
 // nobody sees what the restart itself did to the files.
@@ -18,6 +15,7 @@
 #include "resource/kinds.h"
 #include "resource/open_file/open_file.h"
 #include "resource/restart_context.h"
+#include "resource/watched_file/watched_file.h"
 #include "stasis/image_schema.h"
 
 namespace stasis {
@@ -51,18 +49,10 @@ struct InotifyRecord {
 
 // A line "inotify wd:1 ino:a722fc sdev:fe00000 mask:fff ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:..." of
 // fdinfo.
-struct InotifyWatch {
+struct InotifyWatch : WatchedFile {
   std::int32_t number = 0;
-  FileId file;
-  std::uint32_t mask = 0;
-  std::int32_t handle_type = 0;
-  std::vector<std::byte> handle;  // empty: the file system has none
 };
 Result<std::vector<InotifyWatch>> parse_inotify_watches(const kernel::FdInfo& info);
-
-// Paths that lead to the watched files; empty where none was found.
-std::vector<std::string> find_watched_paths(const OpenFile& inotify, std::span<const InotifyWatch> watches,
-                                            const OpenFileTable& tree);
 
 bool claims_inotify(const OpenFile& file, const OpenFileTable& tree);
 std::optional<Obstacle> inotify_obstacle(const OpenFile& file, const OpenFileTable& tree,

@@ -90,7 +90,8 @@ TEST(Inotify, PathsAreFoundWithoutFileHandles) {
   ASSERT_TRUE(watches);
   ASSERT_EQ(watches->size(), 1u);
   watches->front().handle.clear();
-  EXPECT_EQ(find_watched_paths(file, *watches, table).front(), files.path());
+  EXPECT_EQ(find_watched_paths(file, std::vector<WatchedFile>(watches->begin(), watches->end()), table).front(),
+            files.path());
 }
 
 TEST(Inotify, AFileThatIsGoneIsAnObstacle) {

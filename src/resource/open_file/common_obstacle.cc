@@ -40,7 +40,6 @@ constexpr std::array kLinkHelp = {
     LinkHelp{"anon_inode:[perf_event]", "a performance counter can't be saved", "close the profiler first"},
     LinkHelp{"anon_inode:bpf-", "BPF objects can't be saved", ""},
     LinkHelp{"anon_inode:kvm-", "virtual machines can't be saved", "save the machine by its own monitor"},
-    LinkHelp{"anon_inode:[fanotify]", "a fanotify group can't be saved", ""},
 };
 
 std::string_view socket_name(const OpenFile& file) {

@@ -7,7 +7,6 @@
 #include <linux/bpf.h>
 #include <linux/perf_event.h>
 #include <linux/userfaultfd.h>
-#include <sys/fanotify.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -43,10 +42,6 @@ TEST(CommonObstacle, AnIoUringIsNamed) {
 TEST(CommonObstacle, AUserfaultfdIsNamed) {
   constexpr int kUserModeOnly = 1;  // UFFD_USER_MODE_ONLY
   expect_refused(::syscall(SYS_userfaultfd, O_CLOEXEC | kUserModeOnly), "userfaultfd");
-}
-
-TEST(CommonObstacle, AFanotifyGroupIsNamed) {
-  expect_refused(::fanotify_init(FAN_CLASS_NOTIF | FAN_REPORT_FID | FAN_CLOEXEC, O_RDONLY), "fanotify");
 }
 
 TEST(CommonObstacle, APerformanceCounterIsNamed) {

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "resource/watched_file/watched_file.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -17,7 +19,6 @@
 #include "base/file.h"
 #include "kernel/proc_dir.h"
 #include "kernel/proc_text.h"
-#include "resource/inotify/inotify.h"
 
 namespace stasis {
 namespace {
@@ -39,29 +40,8 @@ bool parse_bytes(std::string_view hex, std::vector<std::byte>& bytes) {
   return true;
 }
 
-bool parse_watch(std::string_view line, InotifyWatch& watch) {
-  bool numbered = false, masked = false;
-  std::uint32_t device = 0;
-  for (auto word = kernel::text::take_word(line); !word.empty(); word = kernel::text::take_word(line)) {
-    std::string_view key;
-    std::string_view value = word;
-    if (!kernel::text::take_until(value, ':', key)) return false;
-    const auto number = [&](auto& into) { return kernel::text::number(value, into, 16); };
-    bool good = true;
-    if (key == "wd") good = numbered = number(watch.number) && watch.number > 0;
-    if (key == "ino") good = number(watch.file.inode);
-    if (key == "sdev") good = number(device);
-    if (key == "mask") good = masked = number(watch.mask);
-    if (key == "fhandle-type") good = number(watch.handle_type);
-    if (key == "f_handle") good = parse_bytes(value, watch.handle);
-    if (!good) return false;
-  }
-  watch.file.device = decode_device(device);
-  return numbered && masked;
-}
-
 // Where its file system is mounted, and the handle names a file that this path leads to.
-std::string open_handle(const InotifyWatch& watch, std::span<const kernel::Mount> mounts) {
+std::string open_handle(const WatchedFile& watch, std::span<const kernel::Mount> mounts) {
   if (watch.handle.empty()) return {};
   alignas(::file_handle) std::byte buffer[sizeof(::file_handle) + kMaxHandle];
   auto* const handle = reinterpret_cast<::file_handle*>(buffer);
@@ -69,7 +49,7 @@ std::string open_handle(const InotifyWatch& watch, std::span<const kernel::Mount
   handle->handle_type = watch.handle_type;
   std::memcpy(handle->f_handle, watch.handle.data(), watch.handle.size());
   for (const kernel::Mount& mount : mounts) {
-    if (makedev(mount.dev_major, mount.dev_minor) != watch.file.device) continue;
+    if (makedev(mount.dev_major, mount.dev_minor) != watch.id.device) continue;
     const UniqueFd root(::open(mount.mount_point.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (!root) continue;
     const UniqueFd file(::open_by_handle_at(root.get(), handle, O_PATH | O_CLOEXEC));
@@ -165,36 +145,35 @@ void search(std::map<FileId, std::string>& wanted, const std::set<FileId>& close
 
 }  // namespace
 
-Result<std::vector<InotifyWatch>> parse_inotify_watches(const kernel::FdInfo& info) {
-  std::vector<InotifyWatch> watches;
-  std::string_view rest = info.rest;
-  while (!rest.empty()) {
-    std::string_view line = kernel::text::take_line(rest);
-    if (!line.starts_with("inotify ")) continue;
-    std::string_view words = line.substr(line.find(' ') + 1);
-    InotifyWatch watch;
-    if (!parse_watch(words, watch)) return kernel::text::malformed("fdinfo", line);
-    watches.push_back(std::move(watch));
-  }
-  return watches;
+bool parse_watched_file(std::string_view key, std::string_view value, WatchedFile& file) {
+  const auto number = [&](auto& into) { return kernel::text::number(value, into, 16); };
+  if (key == "ino") return number(file.id.inode);
+  if (key == "mask") return number(file.mask);
+  if (key == "fhandle-type") return number(file.handle_type);
+  if (key == "f_handle") return parse_bytes(value, file.handle);
+  if (key != "sdev") return true;
+  std::uint32_t device = 0;
+  if (!number(device)) return false;
+  file.id.device = decode_device(device);
+  return true;
 }
 
-std::vector<std::string> find_watched_paths(const OpenFile& inotify, std::span<const InotifyWatch> watches,
+std::vector<std::string> find_watched_paths(const OpenFile& watcher, std::span<const WatchedFile> watches,
                                             const OpenFileTable& tree) {
   std::vector<std::string> paths(watches.size());
   std::map<FileId, std::string> wanted;
   std::set<FileId> closed;
-  const auto proc = kernel::ProcDir::open(inotify.pid());
+  const auto proc = kernel::ProcDir::open(watcher.pid());
   const auto mounts = proc ? proc->mounts() : Result<std::vector<kernel::Mount>>(proc.error());
   for (std::size_t i = 0; i < watches.size(); ++i) {
     if (mounts) paths[i] = open_handle(watches[i], *mounts);
-    if (paths[i].empty()) wanted.emplace(watches[i].file, "");
-    if ((watches[i].mask & (IN_OPEN | IN_ACCESS | IN_CLOSE)) != 0) closed.insert(watches[i].file);
+    if (paths[i].empty()) wanted.emplace(watches[i].id, "");
+    if ((watches[i].mask & (IN_OPEN | IN_ACCESS | IN_CLOSE)) != 0) closed.insert(watches[i].id);
   }
   if (wanted.empty()) return paths;
   search(wanted, closed, tree);
   for (std::size_t i = 0; i < watches.size(); ++i) {
-    if (paths[i].empty()) paths[i] = wanted.at(watches[i].file);
+    if (paths[i].empty()) paths[i] = wanted.at(watches[i].id);
   }
   return paths;
 }
