@@ -263,15 +263,16 @@ class Lab:
                 file.close()
 
     def wait_for(self, condition, what, alive=None):
-        """Waits until condition() is true; fails when that takes for ever or process `alive` has ended."""
+        """Waits until condition() is true; fails when that takes for ever or process `alive` has ended. `what` is a text, or makes one."""
         limit = time.monotonic() + self.seconds
         while not condition():
             if alive is not None and alive.poll() is not None:
                 if condition():
                     return
-                raise Failure(f"ended with {alive.returncode} before {what}\n{self.read('err')}{self.read('out')}")
+                raise Failure(f"ended with {alive.returncode} before {what() if callable(what) else what}\n"
+                              f"{self.read('err')}{self.read('out')}")
             if time.monotonic() > limit:
-                raise Failure(f"no {what} within {self.seconds} s")
+                raise Failure(f"no {what() if callable(what) else what} within {self.seconds} s")
             time.sleep(0.005)
 
     def wait_exit(self, process, what):

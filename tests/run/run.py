@@ -6,18 +6,16 @@ import hashlib
 import json
 import os
 import pathlib
-import pty
 import random
 import shutil
 import signal
-import subprocess
 import sys
-import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "harness"))
-from harness import TEST_UID, Failure, descendants, run_cases  # noqa: E402  (the path comes first)
+from harness import Failure, descendants, run_cases  # noqa: E402  (the path comes first)
+from terminal import Terminal  # noqa: E402
 
 PYTHON = "/usr/bin/python3"
 
@@ -384,33 +382,11 @@ def events(lab, _options):
         raise Failure(f"{told}")
 
 
-class Screen(threading.Thread):
-    """What a terminal shows."""
-
-    def __init__(self, fd):
-        super().__init__(daemon=True)
-        self.fd, self.data = fd, b""
-        self.start()
-
-    def run(self):
-        with contextlib.suppress(OSError):
-            while chunk := os.read(self.fd, 65536):
-                self.data += chunk
-
-    def text(self):
-        return self.data.decode(errors="replace").replace("\r\n", "\n")
-
-
-def take_terminal():
-    import fcntl
-    import termios
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
+# (What is printed in the middle of a print is an error of python's: the handler writes past it.)
 LISTENER = """
-import signal, sys
+import os, signal, sys
 def note(number, frame):
-    print('got', signal.Signals(number).name, flush=True)
+    os.write(1, b'got ' + signal.Signals(number).name.encode() + b'\\n')
 signal.signal(signal.SIGINT, note)
 print('listening', flush=True)
 for line in sys.stdin:
@@ -422,52 +398,32 @@ for line in sys.stdin:
 
 def terminal(lab, _options):
     """In an interactive shell: Ctrl-C arrives once, Ctrl-Z stops the job and fg continues it, input is the program's."""
-    master, slave = pty.openpty()
-    if lab.as_user:
-        os.fchown(slave, TEST_UID, TEST_UID)
-    shell = subprocess.Popen(["/bin/bash", "--norc", "--noprofile", "-i"], stdin=slave, stdout=slave, stderr=slave, cwd=lab.dir,
-                             env=lab.environment(PS1="PROMPT> ", TERM="dumb", HISTFILE=""), start_new_session=True,
-                             preexec_fn=take_terminal, **lab.identity())
-    os.close(slave)
-    screen = Screen(master)
-
-    def expect(text, start):
-        lab.wait_for(lambda: text in screen.text()[start:], f"{text!r} on the terminal ({screen.text()[start:]!r})", shell)
-        return screen.text().index(text, start) + len(text)
-
-    def type_text(text):
-        start = len(screen.text())
-        os.write(master, text.encode())
-        return start
-    expect("PROMPT> ", 0)
-    command = f"{lab.stasis} run --every 0 --image job.img -- {PYTHON} {lab.write('listener.py', LISTENER)}; echo status $?\n"
+    shell = Terminal(lab)
+    command = f"{lab.stasis} run --every 0 --image job.img -- {PYTHON} {lab.write('listener.py', LISTENER)}; echo status $?"
     for life in range(2):
-        at = type_text(command)
-        at = expect("listening\n" if life == 0 else "goes on from job.img\n", at)
-        type_text("one\n")
-        at = expect("read one\n", at)
-        type_text("\x03")
-        at = expect("got SIGINT\n", at)
-        type_text("\x1a")
-        at = expect("Stopped", at)
-        at = expect("PROMPT> ", at)
-        type_text("fg\n")
-        type_text("two\n")
-        at = expect("read two\n", at)
-        if screen.text()[at:].count("got") or screen.text().count("got SIGINT") != life + 1:
-            raise Failure(f"Ctrl-C came more than once: {screen.text()[-300:]!r}")
+        shell.type(command)
+        shell.expect("listening\n" if life == 0 else "goes on from job.img\n")
+        shell.talk("one")
+        shell.type("\x03")
+        shell.expect("got SIGINT\n")
+        shell.type("\x1a")
+        shell.expect("Stopped")
+        shell.expect("PROMPT> ")
+        shell.type("fg")
+        shell.talk("two")
+        if shell.screen.text().count("got SIGINT") != life + 1:
+            raise Failure(f"Ctrl-C came more than once: {shell.screen.text()[-300:]!r}")
         if life == 0:
-            run = pathlib.Path(f"/proc/{shell.pid}/task/{shell.pid}/children").read_text().split()
+            run = pathlib.Path(f"/proc/{shell.shell.pid}/task/{shell.shell.pid}/children").read_text().split()
             os.kill(int(run[0]), signal.SIGTERM)
-            at = expect("PROMPT> ", expect("saved in job.img", at))
-    type_text("end\n")
+            shell.expect("saved in job.img")
+            shell.expect("PROMPT> ")
+    shell.talk("end")
     # Bash forgets what came behind the job when it was stopped: the status is asked for.
-    at = expect("PROMPT> ", expect("read end\n", at))
-    at = type_text("echo status $?\n")
-    expect("status 4\n", at)
-    type_text("exit 0\n")
-    lab.wait_exit(shell, "the shell")
-    os.close(master)
+    shell.expect("PROMPT> ")
+    shell.type("echo status $?")
+    shell.expect("status 4\n")
+    shell.close()
 
 
 CASES = {case.__name__: case for case in (
