@@ -12,6 +12,7 @@
 #include <cerrno>
 
 #include "base/file.h"
+#include "kernel/areas_in_motion.h"
 #include "kernel/proc_children.h"
 #include "kernel/proc_text.h"
 
@@ -187,8 +188,12 @@ Result<ProcStatus> ProcDir::status() const {
   return status;
 }
 
-Result<std::vector<Vma>> ProcDir::maps() const { return parse_maps(STASIS_TRY(read("maps"))); }
-Result<std::vector<Vma>> ProcDir::smaps() const { return parse_smaps(STASIS_TRY(read("smaps"))); }
+Result<std::vector<Vma>> ProcDir::maps() const {
+  return parse_areas_in_motion(parse_maps, [this] { return read("maps"); });
+}
+Result<std::vector<Vma>> ProcDir::smaps() const {
+  return parse_areas_in_motion(parse_smaps, [this] { return read("smaps"); });
+}
 Result<Limits> ProcDir::limits() const { return parse_limits(STASIS_TRY(read("limits"))); }
 Result<std::vector<PosixTimer>> ProcDir::timers() const { return parse_timers(STASIS_TRY(read("timers"))); }
 Result<std::vector<AuxvEntry>> ProcDir::auxv() const { return parse_auxv(STASIS_TRY(read("auxv"))); }

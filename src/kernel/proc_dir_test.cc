@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -147,6 +148,30 @@ TEST(ProcDir, SomebodyElsesProcessIsRefusedWithHelp) {
   EXPECT_EQ(result.error().code(), Errc::kNotOwner);
   EXPECT_FALSE(result.error().help().empty());
   EXPECT_TRUE(result.error().message().starts_with("process ")) << result.error().message();
+}
+
+// The kernel lists them a page of text at a time. Ten thousand readings without an error mean what they say only if
+// some were torn, which one in some hundred is.
+TEST_F(OwnProcess, AreasAreReadThatMoveMeanwhile) {
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  constexpr std::size_t kAreas = 100;
+  void* const memory = ::mmap(nullptr, kAreas * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  std::jthread mover([&](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      for (std::size_t i = 0; i < kAreas; i += 2) ::mprotect(static_cast<char*>(memory) + i * page, page, PROT_READ);
+      ::mprotect(memory, kAreas * page, PROT_NONE);
+    }
+  });
+  for (int i = 0; i < 500; ++i) {
+    const auto maps = proc_->maps();
+    ASSERT_TRUE(maps) << maps.error().to_string();
+    const auto smaps = proc_->smaps();
+    ASSERT_TRUE(smaps) << smaps.error().to_string();
+  }
+  mover.request_stop();
+  mover.join();
+  ::munmap(memory, kAreas * page);
 }
 
 }  // namespace

@@ -97,13 +97,16 @@ bool parse_detail(std::string_view line, Vma& vma) {
 
 Error bad(std::string_view file, std::string_view line) { return text::malformed(file, line); }
 
-// Parses the line as an area and appends it; false when malformed or out of order.
-bool append_area(std::string_view line, std::vector<Vma>& vmas) {
+// Parses the line as an area and appends it.
+Result<void> append_area(std::string_view file, std::string_view line, std::vector<Vma>& vmas) {
   Vma vma;
-  if (!parse_header(line, vma)) return false;
-  if (!vmas.empty() && vma.start < vmas.back().end) return false;
+  if (!parse_header(line, vma)) return bad(file, line);
+  if (!vmas.empty() && vma.start < vmas.back().end) {
+    return Error(Errc::kBusy, std::string("areas changed while they were read from /proc/PID/").append(file))
+        .with_help("try again");
+  }
   vmas.push_back(std::move(vma));
-  return true;
+  return {};
 }
 
 }  // namespace
@@ -121,7 +124,7 @@ Result<std::vector<Vma>> parse_maps(std::string_view text) {
   std::vector<Vma> vmas;
   while (!text.empty()) {
     const std::string_view line = text::take_line(text);
-    if (!append_area(line, vmas)) return bad("maps", line);
+    STASIS_TRY(append_area("maps", line, vmas));
   }
   return vmas;
 }
@@ -131,7 +134,7 @@ Result<std::vector<Vma>> parse_smaps(std::string_view text) {
   while (!text.empty()) {
     const std::string_view line = text::take_line(text);
     if (looks_like_header(line)) {
-      if (!append_area(line, vmas)) return bad("smaps", line);
+      STASIS_TRY(append_area("smaps", line, vmas));
       vmas.back().from_smaps = true;
     } else if (vmas.empty() || !parse_detail(line, vmas.back())) {
       return bad("smaps", line);

@@ -52,7 +52,7 @@ struct Vma {
   bool contains(std::uint64_t address) const { return address >= start && address < end; }
 };
 
-// In ascending order of address, without overlaps: anything else is refused as malformed.
+// In ascending order of address. Areas that overlap are kBusy: see kernel/areas_in_motion.h.
 Result<std::vector<Vma>> parse_maps(std::string_view text);
 // Unknown keys are skipped.
 Result<std::vector<Vma>> parse_smaps(std::string_view text);

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "kernel/areas_in_motion.h"
 #include "kernel/proc_dir.h"
 
 namespace stasis::kernel {
@@ -58,21 +59,39 @@ TEST(Maps, TheFirstSystemVSegmentOfANamespaceIsAFile) {
 
 TEST(Maps, RefusesWhatIsMalformed) {
   for (const char* text : {
-           "1000 r--p 00000000 00:00 0\n",                          // no range
-           "1000-zzz r--p 00000000 00:00 0\n",                      // no number
-           "2000-1000 r--p 00000000 00:00 0\n",                     // backwards
-           "1000-1000 r--p 00000000 00:00 0\n",                     // empty
-           "1000-2000 r--q 00000000 00:00 0\n",                     // permission
-           "1000-2000 rr-p 00000000 00:00 0\n",                     // permission in a wrong place
-           "1000-2000 r--p 00000000 0000 0\n",                      // device
-           "1000-2000 r--p 00000000 00:00\n",                       // cut short
-           "1000-11112222333344445 r--p 00000000 00:00 0\n",        // too large
-           "1000-2000 r--p 0 00:00 0\n1fff-3000 r--p 0 00:00 0\n",  // overlap
+           "1000 r--p 00000000 00:00 0\n",                    // no range
+           "1000-zzz r--p 00000000 00:00 0\n",                // no number
+           "2000-1000 r--p 00000000 00:00 0\n",               // backwards
+           "1000-1000 r--p 00000000 00:00 0\n",               // empty
+           "1000-2000 r--q 00000000 00:00 0\n",               // permission
+           "1000-2000 rr-p 00000000 00:00 0\n",               // permission in a wrong place
+           "1000-2000 r--p 00000000 0000 0\n",                // device
+           "1000-2000 r--p 00000000 00:00\n",                 // cut short
+           "1000-11112222333344445 r--p 00000000 00:00 0\n",  // too large
            "\n",
        }) {
     EXPECT_FALSE(parse_maps(text)) << text;
   }
   EXPECT_TRUE(parse_maps("")->empty());
+}
+
+TEST(Maps, AreasThatOverlapWereChangingWhileTheyWereListed) {
+  const std::string_view text = "1000-2000 r--p 0 00:00 0\n1fff-3000 r--p 0 00:00 0\n";
+  EXPECT_EQ(parse_maps(text).error().code(), Errc::kBusy);
+  EXPECT_EQ(parse_smaps(text).error().code(), Errc::kBusy);
+}
+
+TEST(Maps, AreReadAgainUntilNothingOverlaps) {
+  int left = 3;
+  const auto read = [&]() -> Result<std::string> {
+    return std::string(left-- > 0 ? "1000-3000 r--p 0 00:00 0\n1000-4000 r--p 0 00:00 0\n"
+                                  : "1000-4000 r--p 0 00:00 0\n");
+  };
+  const auto vmas = parse_areas_in_motion(parse_maps, read);
+  ASSERT_TRUE(vmas) << vmas.error().to_string();
+  EXPECT_EQ(vmas->size(), 1U);
+  left = 1000;
+  EXPECT_EQ(parse_areas_in_motion(parse_maps, read).error().code(), Errc::kBusy);
 }
 
 TEST(Smaps, ReadsFlagsAndSizes) {

@@ -17,7 +17,7 @@
 #include <optional>
 
 #include "base/file.h"
-#include "kernel/proc_maps.h"
+#include "kernel/areas_in_motion.h"
 
 namespace stasis {
 namespace {
@@ -92,9 +92,12 @@ Result<void> OutsideHolders::scan_mappings(std::span<const HostPid> tree, const 
     const auto pid = number(process->d_name);
     if (!pid || *pid == ::getpid() || std::ranges::find(tree, HostPid(*pid)) != tree.end()) continue;
     // Not ours to look at, or gone: it can't be told.
-    const auto text = read_file(proc_fd, fmt::format("{}/maps", *pid));
-    if (!text || text->find(" (deleted)") == std::string::npos) continue;
-    const auto vmas = kernel::parse_maps(*text);
+    const auto read = [&] { return read_file(proc_fd, fmt::format("{}/maps", *pid)); };
+    const auto parse = [](const std::string& text) -> Result<std::vector<kernel::Vma>> {
+      if (text.find(" (deleted)") == std::string::npos) return std::vector<kernel::Vma>();
+      return kernel::parse_maps(text);
+    };
+    const auto vmas = kernel::parse_areas_in_motion(parse, read);
     if (!vmas) continue;
     for (const kernel::Vma& vma : *vmas) {
       if (!vma.shared || !vma.deleted) continue;
