@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A program that writes memory as fast as it can, in an order that every inconsistent snapshot breaks (writer.c), is saved
 while it runs, by every kind of snapshot: it must go on undisturbed, and what is restarted must find everything right."""
+import contextlib
 import os
 import pathlib
 import random
@@ -57,7 +58,8 @@ class Writer:
     def kill(self):
         others = descendants(self.pid)
         for pid in (self.pid, *others):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # a child may end, and be waited for, before its parent does
+                os.kill(pid, signal.SIGKILL)
         if self.popen:
             self.lab.wait_exit(self.popen, "the killed writer")
         else:
