@@ -3,6 +3,7 @@
 // then runs, and what they point to. Stands in the carrier's slot between the control block and the healing frame.
 #pragma once
 
+#include <signal.h>
 #include <sys/syscall.h>
 
 #include <array>
@@ -23,15 +24,17 @@ struct HealArea {
     arch::GateOp close;          // of a descriptor of ours
     arch::GateOp wait_midwife;   // wait4; the kernel writes the pid (CLONE_PARENT_SETTID)
     arch::GateOp child_signal;   // rt_sigaction
+    arch::GateOp child_waiting;  // rt_sigqueueinfo
   } operations;
   BorrowedAction ignore;
   BorrowedAction report_action;
   BorrowedAction child_action;
+  siginfo_t waiting;
 };
 inline constexpr std::size_t kHealOperations = sizeof(HealArea::Operations) / sizeof(arch::GateOp);
 inline constexpr arch::GateOp kNoHealOperation{.nr = SYS_getpid};
 inline constexpr std::size_t kHealAreaOffset = sizeof(arch::GateControl);
-inline constexpr std::size_t kFrameOffset = 640;
+inline constexpr std::size_t kFrameOffset = 832;
 static_assert(kHealAreaOffset % alignof(HealArea) == 0 && kHealAreaOffset + sizeof(HealArea) <= kFrameOffset);
 inline constexpr std::uint64_t kSigsetSize = 8;
 

@@ -315,7 +315,7 @@ Result<void> TracedProcess::prepare_gate(const GateOrder& order) {
 Result<void> TracedProcess::furnish_gate(const Patience& patience) {
   STASIS_TRY(memory_->write(gate_.thunk(), arch::thunk_code()));
   HealArea& area = heal_area(gate_.carrier_slot());
-  area.operations = {kNoHealOperation, kNoHealOperation, kNoHealOperation, kNoHealOperation};
+  area.operations = {kNoHealOperation, kNoHealOperation, kNoHealOperation, kNoHealOperation, kNoHealOperation};
   const Batch::Extent slot = STASIS_TRY(prepare_slot(carrier(), gate_.carrier_slot()));
   STASIS_TRY(push_parts(*memory_, gate_.carrier_slot(), std::span(&slot, 1)));
   return must_borrow_ ? borrow_report_signal(patience) : Result<void>();

@@ -145,6 +145,7 @@ class TracedProcess {
   Result<void> push_slot(const GateSlot& slot) const;
   // The slot of somebody who is not healed but killed, in that memory; `inner`: what he calls himself.
   Result<void> prepare_foreign_slot(const kernel::ProcessMemory& memory, const GateSlot& slot, std::int64_t inner);
+  Result<std::optional<siginfo_t>> waiting_child_signal() const;
   Result<void> ignore_children(const Patience& patience);
   Result<void> find_lost_midwife();
   Result<void> end_midwife(const Patience& patience);

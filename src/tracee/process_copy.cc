@@ -61,17 +61,29 @@ void ProcessCopy::end() {
   if (alive_) static_cast<void>(kernel::send_thread_signal(pid(), pid(), SIGKILL));
 }
 
+// The SIGCHLD that waits for the process: one at most does. Whoever ignores the signal loses it.
+Result<std::optional<siginfo_t>> TracedProcess::waiting_child_signal() const {
+  using kernel::SignalQueue;
+  const auto find = [](const std::vector<siginfo_t>& queue) {
+    return std::ranges::find(queue, SIGCHLD, &siginfo_t::si_signo);
+  };
+  for (const TracedThread& thread : threads_) {
+    const auto own = STASIS_TRY(kernel::ptrace_peek_siginfo(thread.tid(), SignalQueue::kThread));
+    if (find(own) == own.end()) continue;
+    // Nobody but that thread could queue it again.
+    return Error(Errc::kRefused, fmt::format("pid {}: a SIGCHLD waits for thread {} alone, which a copy would lose",
+                                             pid_.value(), thread.tid().value()));
+  }
+  const auto waiting = STASIS_TRY(kernel::ptrace_peek_siginfo(carrier().tid(), SignalQueue::kProcess));
+  const auto found = find(waiting);
+  if (found == waiting.end()) return std::nullopt;
+  if (report_signal_ != SIGCHLD) return *found;
+  return Error(Errc::kRefused, fmt::format("pid {} has a SIGCHLD waiting, which a copy would lose", pid_.value()));
+}
+
 // A child that dies is forgotten by the kernel, and nobody is told.
 Result<void> TracedProcess::ignore_children(const Patience& patience) {
-  using kernel::SignalQueue;
-  auto waiting = STASIS_TRY(kernel::ptrace_peek_siginfo(carrier().tid(), SignalQueue::kProcess));
-  for (const TracedThread& thread : threads_) {
-    std::ranges::move(STASIS_TRY(kernel::ptrace_peek_siginfo(thread.tid(), SignalQueue::kThread)),
-                      std::back_inserter(waiting));
-  }
-  if (std::ranges::find(waiting, SIGCHLD, &siginfo_t::si_signo) != waiting.end()) {
-    return Error(Errc::kRefused, fmt::format("pid {} has a SIGCHLD waiting, which a copy would lose", pid_.value()));
-  }
+  const std::optional<siginfo_t> waiting = STASIS_TRY(waiting_child_signal());
   const GateSlot slot = gate_.carrier_slot();
   Batch ask(slot);
   const auto action = ask.put(BorrowedAction{});
@@ -85,6 +97,14 @@ Result<void> TracedProcess::ignore_children(const Patience& patience) {
   area.operations.child_signal = {
       .nr = SYS_rt_sigaction,
       .args = {SIGCHLD, remote_heal_area(slot, offsetof(HealArea, child_action)), 0, kSigsetSize}};
+  area.operations.child_waiting = kNoHealOperation;
+  if (waiting) {
+    // To itself a thread may send what only the kernel sends to others: by its own number, and it goes to the process.
+    const auto itself = static_cast<std::uint64_t>(STASIS_TRY(inner_tid(carrier().tid())));
+    area.waiting = *waiting;
+    area.operations.child_waiting = {.nr = SYS_rt_sigqueueinfo,
+                                     .args = {itself, SIGCHLD, remote_heal_area(slot, offsetof(HealArea, waiting))}};
+  }
   children_ignored_ = true;
   copied_ = false;
   return push_slot(slot);
@@ -191,14 +211,18 @@ Result<void> TracedProcess::end_midwife(const Patience& patience) {
   }
   drop_midwife();
   const GateSlot slot = gate_.carrier_slot();
-  const BorrowedAction action = heal_area(slot).child_action;
-  Batch calls(slot);
-  calls.call(SYS_rt_sigaction, SIGCHLD, calls.put(action), 0, kSigsetSize);
+  HealArea& area = heal_area(slot);
+  HealArea::Operations& operations = area.operations;
+  Batch calls(slot, Batch::OnError::kStop);
+  calls.call(SYS_rt_sigaction, SIGCHLD, calls.put(area.child_action), 0, kSigsetSize);
+  // Where it is the default action, that has dropped what waited as well.
+  const bool waiting = operations.child_waiting.nr == SYS_rt_sigqueueinfo;
+  if (waiting) calls.call(SYS_rt_sigqueueinfo, operations.child_waiting.args[0], SIGCHLD, calls.put(area.waiting));
   STASIS_TRY(run(calls, patience));
   STASIS_TRY(calls.check(0, "rt_sigaction(SIGCHLD)"));
+  if (waiting) STASIS_TRY(calls.check(1, "rt_sigqueueinfo(SIGCHLD)"));
   children_ignored_ = false;
-  HealArea::Operations& operations = heal_area(slot).operations;
-  operations.wait_midwife = operations.child_signal = kNoHealOperation;
+  operations.wait_midwife = operations.child_signal = operations.child_waiting = kNoHealOperation;
   return push_slot(slot);
 }
 

@@ -78,11 +78,7 @@ class Writer:
 def save(lab, writer, mode, *options):
     """The image, or None where this user is refused that kind."""
     image = lab.next_image()
-    words = ("checkpoint", writer.pid, "-o", image, "--leave-running", "--snapshot", mode, *options, "--json")
-    done = lab.command(*words)
-    # A child that has ended a moment ago is refused, by name: in the next moment its parent knows.
-    while mode == "cow" and done.returncode == 3 and "has a SIGCHLD waiting" in done.stderr:
-        done = lab.command(*words)
+    done = lab.command("checkpoint", writer.pid, "-o", image, "--leave-running", "--snapshot", mode, *options, "--json")
     if done.returncode == 2 and "--snapshot" in done.stderr:
         raise Skip(f"this stasis knows no --snapshot {mode}")
     if done.returncode == 3 and f"has no snapshot '{mode}'" in done.stderr:

@@ -17,6 +17,7 @@ from harness import Failure, descendants, json_of, proc_text, run_cases  # noqa:
 class Watched:
     def __init__(self, lab, program, *words):
         self.lab = lab
+        self.has_children = "child-ends" in words
         (lab.dir / "count").unlink(missing_ok=True)
         self.process = lab.start([lab.install(program), lab.dir, *words])
         self.pid = self.process.pid
@@ -34,6 +35,10 @@ class Watched:
             return self.count() >= before + 3
         self.lab.wait_for(counted, f"counting after {after}", self.process if alive else None)
 
+    def knows(self, pid):
+        """One of its own children, of which it looks that there is no other."""
+        return self.has_children and proc_text(pid, "stat").rpartition(")")[2].split()[1:2] == [str(self.pid)]
+
     def protected(self):
         return [line for line in proc_text(self.pid, "smaps").splitlines() if line.startswith("VmFlags") and " uw" in line]
 
@@ -42,7 +47,7 @@ class Watched:
 
         def others():
             self.lab.reap()
-            return [pid for pid in descendants() if pid != self.pid]
+            return [pid for pid in descendants() if pid != self.pid and not self.knows(pid)]
         self.lab.wait_for(lambda: not others(), f"end of all others after {after}")
         self.lab.wait_for(lambda: not self.protected(), f"end of the protection after {after}")
 
@@ -57,12 +62,12 @@ def may(lab, mode):
     return mode != "wp" or (lab.is_root and not lab.as_user)
 
 
-def no_trace(mode):
+def no_trace(mode, *words):
     """Seven times, then restarted from the last."""
     def case(lab, options):
         if not may(lab, mode):
             return
-        watched = Watched(lab, options.program)
+        watched = Watched(lab, options.program, *words)
         for number in range(7):
             image = lab.next_image()
             report = json_of(lab.must("checkpoint", watched.pid, "-o", image, "--snapshot", mode, "--json"))
@@ -78,12 +83,12 @@ def no_trace(mode):
     return case
 
 
-def faults(mode):
+def faults(mode, *words):
     """Every stage fails in turn."""
     def case(lab, options):
         if not may(lab, mode):
             return
-        watched = Watched(lab, options.program)
+        watched = Watched(lab, options.program, *words)
         for number in range(1, 200):
             image = lab.next_image()
             done = lab.command("checkpoint", watched.pid, "-o", image, "--snapshot", mode, env={"STASIS_FAULT": str(number)})
@@ -98,11 +103,11 @@ def faults(mode):
     return case
 
 
-def failing_calls(mode):
+def failing_calls(mode, *words):
     def case(lab, options):
         if not may(lab, mode):
             return
-        watched = Watched(lab, options.program)
+        watched = Watched(lab, options.program, *words)
         generator, number, quiet, failed = random.Random(mode), 0, 0, 0
         while quiet < 60 and number < 5000:
             number += 1 if options.long else generator.randint(1, 12)
@@ -121,11 +126,11 @@ def failing_calls(mode):
     return case
 
 
-def killed(mode):
+def killed(mode, *words):
     def case(lab, options):
         if not may(lab, mode):
             return
-        watched = Watched(lab, options.program, "gate-may-stay")
+        watched = Watched(lab, options.program, "gate-may-stay", *words)
         generator = random.Random()
         start = time.monotonic()
         lab.must("checkpoint", watched.pid, "-o", lab.path("image"), "--snapshot", mode)
@@ -145,7 +150,7 @@ def killed(mode):
                 if watched.process.poll() is None or lab.read("wrong"):
                     raise
                 lost += 1
-                watched = Watched(lab, options.program, "gate-may-stay")
+                watched = Watched(lab, options.program, "gate-may-stay", *words)
             for name in os.listdir(lab.dir):
                 if name.startswith((".", "image")):
                     (lab.dir / name).unlink()
@@ -156,6 +161,11 @@ def killed(mode):
 
 
 CASES = {f"{mode}_{case.__name__}": case(mode) for case in (no_trace, faults, failing_calls, killed) for mode in ("cow", "wp")}
+# Only such a copy touches what a process knows of its children.
+for action in ("child-ends", "default-action"):
+    words = dict.fromkeys(("child-ends", action))
+    CASES |= {f"cow_{case.__name__}_{action.replace('-', '_')}": case("cow", *words)
+              for case in (no_trace, faults, failing_calls, killed)}
 
 if __name__ == "__main__":
     run_cases(CASES, description=__doc__)

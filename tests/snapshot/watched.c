@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// usage: watched DIR [gate-may-stay]    A program that looks for traces of a snapshot in itself while it writes its
-// memory: children, wait statuses, SIGCHLD, what its children used, mappings, descriptors. Counts its rounds in
-// DIR/count, says in DIR/wrong what it found (and ends with status 1), ends with status 0 once DIR/stop exists.
+// usage: watched DIR [gate-may-stay] [child-ends] [default-action]
+// A program that looks for traces of a snapshot in itself while it writes its memory: children, wait statuses, SIGCHLD,
+// what its children used, mappings, descriptors. Counts its rounds in DIR/count, says in DIR/wrong what it found (and
+// ends with status 1), ends with status 0 once DIR/stop exists. child-ends: a child ends in each round, and its SIGCHLD
+// waits, blocked, until the next; default-action: for SIGCHLD.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -20,6 +22,8 @@ enum { kBytes = 24 << 20, kPage = 4096, kShared = 1 << 20, kSecret = 1 << 16 };
 
 static char dir[4000];
 static int strict;  // a Stasis that was killed (-9) may leave a mapping of its gate
+static int child_ends, default_action;
+static pid_t last_child;
 static volatile sig_atomic_t child_signals;
 
 static void count_signal(int signal) {
@@ -75,22 +79,51 @@ static long descriptors(void) {
   return sum;
 }
 
+// Its SIGCHLD waits when this returns.
+static void have_a_child_end(void) {
+  last_child = fork();
+  if (last_child == 0) _exit(7);
+  siginfo_t ended;
+  while (waitid(P_PID, (id_t)last_child, &ended, WEXITED | WNOWAIT) != 0) {
+    if (errno != EINTR) _exit(3);
+  }
+}
+
+static void expect_end_of_last_child(void) {
+  sigset_t child;
+  sigemptyset(&child);
+  sigaddset(&child, SIGCHLD);
+  siginfo_t info = {0};
+  const struct timespec now = {0, 0};
+  expect("SIGCHLD that waits", sigtimedwait(&child, &info, &now), SIGCHLD);
+  expect("its code", info.si_code, CLD_EXITED);
+  expect("its child", info.si_pid, last_child);
+  expect("its user", info.si_uid, (long)getuid());
+  expect("its status", info.si_status, 7);
+  int status = 0;
+  expect("waitpid of the child", waitpid(last_child, &status, WNOHANG), last_child);
+  expect("status of the child", WEXITSTATUS(status), 7);
+  expect("a second SIGCHLD", sigtimedwait(&child, &info, &now), -1);
+}
+
 static void look(long fds, int ends[2]) {
   int status;
   char c;
+  if (child_ends) expect_end_of_last_child();
   expect("children", (long)proc("/proc/thread-self/children"), 0);
   expect("waitpid", waitpid(-1, &status, __WALL | WNOHANG) < 0 ? errno : 0, ECHILD);
   struct rusage used;
   getrusage(RUSAGE_CHILDREN, &used);
-  expect("memory of children", used.ru_maxrss, 0);
-  expect("time of children", used.ru_stime.tv_usec + used.ru_utime.tv_usec + used.ru_minflt, 0);
+  if (!child_ends) expect("memory of children", used.ru_maxrss, 0);
+  if (!child_ends) expect("time of children", used.ru_stime.tv_usec + used.ru_utime.tv_usec + used.ru_minflt, 0);
   expect("SIGCHLD", child_signals, 0);
   struct sigaction action;
   sigaction(SIGCHLD, NULL, &action);
   expect("action of SIGCHLD",
-         action.sa_handler == count_signal &&
+         action.sa_handler == (default_action ? SIG_DFL : count_signal) &&
              (action.sa_flags & (SA_RESTART | SA_NOCLDSTOP | SA_NOCLDWAIT)) == (SA_RESTART | SA_NOCLDSTOP),
          1);
+  if (child_ends) have_a_child_end();
   expect("descriptors", descriptors(), fds);
   if (strict) expect("mappings", strcmp(mappings(), first_maps), 0);
   // Its end is seen at once: nobody else holds the pipe open.
@@ -113,14 +146,26 @@ static void write_all(uint64_t* memory, uint64_t generation, int zeros) {
 int main(int argc, char** argv) {
   if (argc < 2) return 2;
   snprintf(dir, sizeof dir, "%s", argv[1]);
-  strict = argc == 2;
+  strict = 1;
+  for (int i = 2; i < argc; i++) {
+    if (strcmp(argv[i], "gate-may-stay") == 0) strict = 0;
+    if (strcmp(argv[i], "child-ends") == 0) child_ends = 1;
+    if (strcmp(argv[i], "default-action") == 0) default_action = 1;
+  }
   uint64_t* const memory = mmap(NULL, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   uint64_t* const shared = mmap(NULL, kShared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   uint64_t* const own = mmap(NULL, kSecret, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   uint64_t* const wiped = mmap(NULL, kSecret, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (madvise(own, kSecret, MADV_DONTFORK) != 0 || madvise(wiped, kSecret, MADV_WIPEONFORK) != 0) return 3;
-  struct sigaction action = {.sa_handler = count_signal, .sa_flags = SA_RESTART | SA_NOCLDSTOP};
+  struct sigaction action = {.sa_handler = default_action ? SIG_DFL : count_signal,
+                             .sa_flags = SA_RESTART | SA_NOCLDSTOP};
   sigaction(SIGCHLD, &action, NULL);
+  if (child_ends) {
+    sigset_t child;
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &child, NULL);
+  }
   const int zeros = open("/dev/zero", O_RDONLY | O_CLOEXEC);
   const int out = in_dir("count", O_RDWR | O_CREAT);
   int ends[2];
@@ -129,6 +174,7 @@ int main(int argc, char** argv) {
   memcpy(first_maps, mappings(), sizeof text);
   const long fds = descriptors();
   const struct timespec tick = {0, 1000000};
+  if (child_ends) have_a_child_end();
   for (uint64_t round = 1;; round++) {
     write_all(memory, round, zeros);
     expect("shared memory", (long)shared[0], (long)(round - 1));
