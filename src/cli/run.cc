@@ -18,7 +18,7 @@ struct Options {
   std::string image;
   std::string every = "10m", grace = "25s", timeout = "5m";
   unsigned keep = 2;
-  bool json = false;
+  bool json = false, track = false;
   SavingOptions saving;
   std::vector<std::string> command;
 };
@@ -46,6 +46,9 @@ nlohmann::ordered_json with_report(nlohmann::ordered_json object, const Checkpoi
   object["threads"] = report.threads;
   object["pages"] = report.pages;
   object["bytes"] = report.bytes;
+  object["tracked"] = report.tracked;
+  object["inherited_pages"] = report.inherited_pages;
+  object["written_pages"] = report.written_pages;
   object["freeze_us"] = report.freeze_us;
   object["total_us"] = report.total_us;
   return object;
@@ -125,6 +128,7 @@ int run(const Options& options) {
                      .grace = parse_duration(options.grace),
                      .timeout = parse_duration(options.timeout),
                      .codec = options.saving.codec,
+                     .track = options.track,
                      .policy = options.saving.policy,
                      .tell = options.json ? tell_machine : tell_person};
   const auto end = stasis::run(request);
@@ -159,6 +163,9 @@ void add_run(CLI::App& app, int& status) {
   verb->add_option("--timeout", options->timeout, "Give a checkpoint up when it takes longer")
       ->check(duration_validator())
       ->capture_default_str();
+  verb->add_flag("--track", options->track,
+                 "Let the kernel tell what the program writes: each checkpoint is a difference to the one before. Not "
+                 "for programs that call mremap(2) over several mappings, or userfaultfd(2) themselves");
   add_saving_options(*verb, options->saving);
   verb->add_flag("--json", options->json, "Events on stderr, each a JSON object in a line");
   verb->footer(

@@ -91,6 +91,7 @@ class Checkpoint {
   Result<void> write_process(ProcessImage& process, CheckpointContext& context);
   Result<void> choose_snapshot();
   Result<void> write_contents();
+  Result<void> leave_out_unwritten();
   Result<void> take_snapshot();
   Result<PrecopyPlace> place_for_copies();
   Result<void> copy_beforehand();
@@ -141,6 +142,7 @@ Result<void> Checkpoint::stages() {
   STASIS_TRY(stage("inspect", &Checkpoint::inspect));
   STASIS_TRY(stage("write structure", &Checkpoint::write_structure));
   STASIS_TRY(stage("write contents", &Checkpoint::write_contents));
+  if (request_.tracked) STASIS_TRY(stage("leave out what was not written", &Checkpoint::leave_out_unwritten));
   if (report_.snapshot != SnapshotMode::kFreeze) STASIS_TRY(stage("take snapshot", &Checkpoint::take_snapshot));
   if (report_.snapshot == SnapshotMode::kFreeze) STASIS_TRY(stage("write pages", &Checkpoint::write_pages));
   if (request_.after == AfterCheckpoint::kLeaveRunning) {
@@ -175,6 +177,7 @@ Result<CheckpointReport> Checkpoint::run() {
     drop_references();
     if (tree_) tree_->let_go();
     if (image_) image_->abort(error);
+    if (request_.tracked) request_.tracked->forget();
     return error;
   }
   report_.total_us = microseconds_since(started_);
@@ -208,6 +211,8 @@ Error Checkpoint::explain(Error error) const {
 
 Result<void> Checkpoint::open_image() {
   if (!request_.parent.empty()) parent_ = STASIS_TRY(ParentImage::open(request_.parent, request_.output));
+  if (request_.tracked) request_.tracked->begin(parent_ ? &*parent_ : nullptr);
+  if (parent_ && !request_.tracked) parent_->read_ahead();
   WriterOptions options{.codec = request_.codec};
   options.keep_going = [this](std::chrono::nanoseconds stalled) -> Result<void> {
     auto going = patience_.check();
@@ -274,8 +279,9 @@ Result<void> Checkpoint::choose_snapshot() {
   report_.snapshot = runs_on ? request_.snapshot : SnapshotMode::kFreeze;
   // So much takes long enough to be noticed.
   constexpr std::uint64_t kMuch = std::uint64_t{256} << 20;
+  const bool little_is_left = request_.tracked && request_.tracked->has_base();
   if (report_.snapshot == SnapshotMode::kAuto && attempt_ == Attempt::kFirst && image_->seekable() &&
-      Precopy::worth(*tree_) >= kMuch) {
+      (little_is_left || Precopy::worth(*tree_) >= kMuch)) {
     report_.snapshot = SnapshotMode::kPrecopy;
   }
   if (report_.snapshot != SnapshotMode::kPrecopy || image_->seekable()) return {};
@@ -290,18 +296,7 @@ Result<PrecopyPlace> Checkpoint::place_for_copies() {
     UniqueFd file = STASIS_TRY(open_at(AT_FDCWD, directory.empty() ? "." : directory, O_TMPFILE | O_RDWR, 0600));
     return PrecopyPlace::in_file(std::move(file));
   }
-  // More than the records need; what is left over costs nothing but to be read.
-  std::uint64_t room = std::uint64_t{1} << 20;
-  for (const auto& process : tree_->processes()) {
-    constexpr std::uint64_t kPerMapping = 512, kPerThread = 24 << 10, kPerFile = 1024;
-    // One that is ending has none.
-    const auto threads = process->proc().threads();
-    const auto fds = process->proc().fds();
-    room += kPerMapping * process->vmas().size();
-    if (threads) room += kPerThread * threads->size();
-    if (fds) room += kPerFile * fds->size();
-  }
-  STASIS_TRY(EarlyChunks(*image_).reserve_structure(room));
+  STASIS_TRY(EarlyChunks(*image_).reserve_structure(Precopy::room_for_records(*tree_)));
   return PrecopyPlace::in_image(*image_);
 }
 
@@ -322,7 +317,7 @@ Result<void> Checkpoint::copy_beforehand() {
     report_.snapshot = SnapshotMode::kAuto;
     return {};
   }
-  precopy_.emplace(*std::move(place));
+  precopy_.emplace(*std::move(place), request_.tracked);
   const std::uint64_t worth_it = STASIS_TRY(precopy_->begin(*tree_, patience_));
   patience_.wait_longer();
   if (worth_it != 0) STASIS_TRY(precopy_->copy(*tree_, patience_));
@@ -447,6 +442,20 @@ Result<void> Checkpoint::write_contents() {
   return {};
 }
 
+// What the parent has, and nobody wrote since. From here on others may be tracked.
+Result<void> Checkpoint::leave_out_unwritten() {
+  const auto found = STASIS_TRY(
+      request_.tracked->leave_out({.tree = *tree_,
+                                   .image = *image_,
+                                   .parent = parent_ ? &*parent_ : nullptr,
+                                   .go_on = request_.after == AfterCheckpoint::kLeaveRunning,
+                                   .patience = patience_}));
+  report_.tracked = parent_.has_value();
+  report_.inherited_pages = found.inherited / environment_.page_size;
+  report_.written_pages = found.written / environment_.page_size;
+  return {};
+}
+
 // What to try, the best first. To write a little takes less time than a fork; to protect much takes less than to fork
 // it, but where it fails all is written again, which a stream can't be.
 std::vector<SnapshotMode> Checkpoint::ways() const {
@@ -457,6 +466,7 @@ std::vector<SnapshotMode> Checkpoint::ways() const {
   const std::uint64_t bytes = report_.pages * environment_.page_size;
   if (bytes <= kLittle + kMore * report_.processes) return {kFreeze};
   if (bytes <= kMuch || attempt_ == Attempt::kSecond || !image_->seekable()) return {kCow, kFreeze};
+  if (request_.tracked) return {kCow, kFreeze};  // an area has one userfaultfd
   return {kWp, kCow, kFreeze};
 }
 
@@ -530,7 +540,7 @@ Result<void> Checkpoint::save_frozen(ProcessImage& process, std::vector<PageRun>
 
 Result<void> Checkpoint::save_pages(ProcessImage& process, const PageSource& source, std::vector<PageRun> runs) {
   const ObjRef object = process.record().memory;
-  if (const auto base = parent_ ? parent_->memory_of(process.record().pid) : std::nullopt) {
+  if (const auto base = parent_ && !request_.tracked ? parent_->memory_of(process.record().pid) : std::nullopt) {
     const std::vector<PageRun> same = STASIS_TRY(find_unchanged(runs, source, *base, patience_));
     STASIS_TRY(image_->inherit(object, same, base->object));
     report_.inherited_pages += total_length(same) / environment_.page_size;
@@ -572,6 +582,7 @@ Result<void> Checkpoint::let_go() {
 Result<void> Checkpoint::publish() {
   STASIS_TRY(deferred_.add([this]() -> Result<void> { return image_->publish(); }));
   STASIS_TRY(deferred_.run());
+  if (request_.tracked) request_.tracked->published(image_->image_hash());
   report_.bytes = image_->progress().stored_bytes;
   return {};
 }

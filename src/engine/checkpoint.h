@@ -15,12 +15,15 @@ namespace stasis {
 
 enum class AfterCheckpoint { kLeaveRunning, kKill, kStop };
 
+class TrackedTree;
+
 struct CheckpointRequest {
   HostPid pid;
   std::string output;       // path, or "-" for standard output
   std::string parent;       // path of the image to be a difference to; empty: none
   std::string parent_name;  // what the image calls it; empty: by its name or its path
   AfterCheckpoint after = AfterCheckpoint::kLeaveRunning;
+  TrackedTree* tracked = nullptr;  // knows what was written since the parent: nothing is compared; null: nobody does
   SnapshotMode snapshot = SnapshotMode::kAuto;  // of a program that is left running; others stand until the end
   Codec codec = Codec::kNone;
   std::chrono::nanoseconds timeout = std::chrono::seconds(10);  // for the freeze
@@ -37,6 +40,8 @@ struct CheckpointReport {
   std::uint64_t threads = 0;
   std::uint64_t pages = 0;            // of memory, saved
   std::uint64_t inherited_pages = 0;  // of those, in the parent image
+  bool tracked = false;               // by the kernel's word, not compared
+  std::uint64_t written_pages = 0;    // of tracked memory, since the parent
   std::uint64_t bytes = 0;            // of the image
 };
 

@@ -14,13 +14,17 @@
 #include <charconv>
 #include <cstddef>
 #include <memory>
+#include <set>
 
 #include "base/file.h"
+#include "image/environment.h"
 #include "image/format.h"
+#include "stasis/image.h"
 
 namespace stasis {
 namespace {
 
+constexpr unsigned kMostInARow = kMaxChain / 2;
 constexpr std::size_t kRandomDigits = 16;  // of a name that OutputFile writes under
 
 // N of "NAME.N"; N has no leading zero.
@@ -78,7 +82,8 @@ Result<std::vector<std::string>> entries_of(int directory) {
 
 }  // namespace
 
-ImageSeries::ImageSeries(std::string file, unsigned keep) : file_(std::move(file)), keep_(std::max(keep, 1u)) {
+ImageSeries::ImageSeries(std::string file, Options options)
+    : file_(std::move(file)), keep_(std::max(options.keep, 1u)), chains_(options.chains) {
   const std::size_t slash = file_.rfind('/');
   name_ = slash == std::string::npos ? file_ : file_.substr(slash + 1);
   directory_path_ = slash == std::string::npos ? "" : file_.substr(0, slash + 1);
@@ -89,8 +94,8 @@ ImageSeries::~ImageSeries() {
   if (lock_ && owner_ == ::getpid()) ::unlinkat(directory_.get(), lock_name().c_str(), 0);
 }
 
-Result<ImageSeries> ImageSeries::open(const std::string& file, unsigned keep) {
-  ImageSeries series(file, keep);
+Result<ImageSeries> ImageSeries::open(const std::string& file, Options options) {
+  ImageSeries series(file, options);
   if (series.name_.empty() || series.name_ == "." || series.name_ == "..") {
     return Error(Errc::kInvalidArgument, "'" + file + "' does not name a file");
   }
@@ -175,7 +180,7 @@ Result<void> ImageSeries::fall_back_to(const std::string& candidate) {
 }
 
 Result<void> ImageSeries::before_checkpoint() {
-  if (keep_ < 2 || !look(directory_.get(), name_)) return {};
+  if ((keep_ < 2 && !chains_) || !look(directory_.get(), name_)) return {};
   const auto others = STASIS_TRY(older());
   // A checkpoint that was cut off has given the name already.
   if (!others.empty() && same_file(directory_.get(), others.back().name, name_)) return {};
@@ -194,9 +199,43 @@ void ImageSeries::after_checkpoint() {
     if (again) ::unlinkat(directory_.get(), other.name.c_str(), 0);
     return again;
   });
-  for (std::size_t i = 0; i + keep_ <= others->size(); ++i) {
-    ::unlinkat(directory_.get(), (*others)[i].name.c_str(), 0);
+  // From the newest on; what one of them goes back to is older.
+  std::set<std::string> needed{parent_of(name_)};
+  for (std::size_t i = others->size(); i-- > 0;) {
+    const std::string& name = (*others)[i].name;
+    if (i + keep_ > others->size() || needed.contains(name)) {
+      needed.insert(parent_of(name));
+    } else {
+      ::unlinkat(directory_.get(), name.c_str(), 0);
+    }
   }
+}
+
+std::string ImageSeries::parent_of(const std::string& name) const {
+  auto fd = open_at(directory_.get(), name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+  if (!fd) return "";
+  const auto image = ImageReader::from_fd(fd->get(), {});
+  if (!image || !image->environment().parent_image) return "";
+  const std::string& path = image->environment().parent_path;
+  const std::string parent = path.substr(path.rfind('/') + 1);
+  return number_of(parent, name_) ? parent : "";
+}
+
+std::string ImageSeries::parent() const {
+  const auto others = older();
+  if (!others || others->empty() || !same_file(directory_.get(), others->back().name, name_)) return "";
+  std::uint64_t differences = 0;
+  std::string name = others->back().name;
+  for (unsigned length = 1; length < kMostInARow; ++length) {
+    const auto st = look(directory_.get(), name);
+    if (!st) return "";
+    const auto size = static_cast<std::uint64_t>(st->st_size);
+    const std::string parent = parent_of(name);
+    if (parent.empty()) return differences <= size ? directory_path_ + others->back().name : "";
+    differences += size;
+    name = parent;
+  }
+  return "";
 }
 
 Result<void> ImageSeries::remove() {

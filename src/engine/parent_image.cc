@@ -28,10 +28,12 @@ std::string path_to_record(const std::string& parent, const std::string& output)
   return real;
 }
 
-Result<void> refuse_same(const struct ::stat& output, int fd, const std::string& path) {
+// By another name of its own it stays.
+Result<void> refuse_same(const struct ::stat& output, const std::string& name, int fd, const std::string& path) {
   struct ::stat st{};
   if (::fstat(fd, &st) != 0 || st.st_dev != output.st_dev || st.st_ino != output.st_ino) return {};
-  return Error(Errc::kUsage, fmt::format("{} would be replaced, and the new image goes back to it", path))
+  if (real_path(name) != real_path(path)) return {};
+  return Error(Errc::kUsage, fmt::format("{} would be replaced, and the new image goes back to it", name))
       .with_help("write the image under another name");
 }
 
@@ -59,11 +61,15 @@ Result<void> ParentImage::refuse_output(const std::string& output) const {
   struct ::stat st{};
   if (output == "-" || ::stat(output.c_str(), &st) != 0) return {};
   for (const ImageReader* reader = &reader_; reader; reader = reader->parent()) {
-    // Is read while the process is stopped.
-    ::posix_fadvise(reader->fd(), 0, 0, POSIX_FADV_WILLNEED);
-    STASIS_TRY(refuse_same(st, reader->fd(), output));
+    STASIS_TRY(refuse_same(st, output, reader->fd(), reader == &reader_ ? file_.path : reader->path()));
   }
   return {};
+}
+
+void ParentImage::read_ahead() const {
+  for (const ImageReader* reader = &reader_; reader; reader = reader->parent()) {
+    ::posix_fadvise(reader->fd(), 0, 0, POSIX_FADV_WILLNEED);
+  }
 }
 
 Result<void> ParentImage::find_memories() {

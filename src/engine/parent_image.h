@@ -23,6 +23,9 @@ class ParentImage {
   // Says in a new image's environment whose child it is; `name`: how to find the parent, empty: decided here. kRefused:
   // the parent was made on a machine of another kind.
   Result<void> name_in(EnvironmentRecord& environment, const std::string& name) const;
+  ImageHash hash() const { return reader_.image_hash(); }
+  // It will be read while the process is stopped.
+  void read_ahead() const;
   // The address space of that process, if the parent has it.
   std::optional<PageBase> memory_of(ImagePid pid) const;
 

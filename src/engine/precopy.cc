@@ -42,21 +42,6 @@ bool uses_direct_io(const kernel::ProcDir& proc) {
   });
 }
 
-// Not the areas that a child has mostly from its parent: who copies them there would save them twice.
-std::vector<Vma> areas_to_track(const ProcessImage& process, bool has_parent) {
-  std::vector<Vma> areas;
-  for (const Vma& vma : process.vmas()) {
-    if (worth_tracking(vma) && (!has_parent || vma.mapped_elsewhere < vma.rss / 4)) areas.push_back(vma);
-  }
-  return areas;
-}
-
-std::uint64_t content_of(std::span<const Vma> areas) {
-  std::uint64_t sum = 0;
-  for (const Vma& vma : areas) sum += vma.anonymous + vma.swap;
-  return sum;
-}
-
 Result<WriteTracker> make_tracker(ProcessImage& process, const Patience& patience) {
   const auto memory = STASIS_TRY(kernel::ProcessMemory::open(process.proc()));
   const std::vector<Vma> before = process.vmas();
@@ -128,7 +113,8 @@ Result<std::uint64_t> Precopy::begin(TreeImage& tree, const Patience& patience) 
   std::uint64_t bytes = 0;
   for (const auto& process : tree.processes()) {
     const std::vector<Vma> areas = areas_to_track(*process, process != tree.processes().front());
-    if (content_of(areas) < kWorthATracker || uses_direct_io(process->proc())) continue;
+    const bool tracked = kept_ != nullptr && kept_->tracker_of(process->pid()) != nullptr;
+    if ((content_of(areas) < kWorthATracker && !tracked) || uses_direct_io(process->proc())) continue;
     STASIS_TRY(patience.check());
     STASIS_TRY(fault_point("make a tracker"));
     if (auto added = add(*process, areas, patience); !added) {
@@ -143,7 +129,7 @@ Result<std::uint64_t> Precopy::begin(TreeImage& tree, const Patience& patience) 
 
 Result<void> Precopy::add(ProcessImage& process, std::span<const Vma> areas, const Patience& patience) {
   Target target;
-  target.tracker = STASIS_TRY(make_tracker(process, patience));
+  target.tracker = STASIS_TRY(tracker_for(process, patience));
   target.memory = STASIS_TRY(kernel::ProcessMemory::open(process.proc()));
   STASIS_TRY(target.tracker->add(process.proc(), areas));
   target.shared = shared_with_others(process.proc(), areas);
@@ -152,10 +138,22 @@ Result<void> Precopy::add(ProcessImage& process, std::span<const Vma> areas, con
   return {};
 }
 
+Result<std::shared_ptr<WriteTracker>> Precopy::tracker_for(ProcessImage& process, const Patience& patience) {
+  if (auto tracker = kept_ ? kept_->tracker_of(process.pid()) : nullptr) {
+    STASIS_TRY(tracker->take_written(process.proc(), process.vmas()));
+    // Otherwise it runs another program now.
+    if (!tracker->tracked().empty()) return tracker;
+  }
+  auto tracker = std::make_shared<WriteTracker>(STASIS_TRY(make_tracker(process, patience)));
+  if (kept_) kept_->take_in(process.pid(), tracker);
+  return tracker;
+}
+
 // Returns the bytes copied.
 Result<std::uint64_t> Precopy::copy_round(const ProcessImage& process, Target& target, const Patience& patience) {
   const bool first = target.pages->copied().empty();
-  std::vector<PageRun> changed = target.tracker->tracked();
+  // What is in the parent image is not wanted.
+  std::vector<PageRun> changed = subtract(target.tracker->tracked(), target.tracker->unchanged());
   if (!first) {
     const std::vector<Vma> now = STASIS_TRY(process.proc().maps());
     changed = STASIS_TRY(target.tracker->take_written(process.proc(), now));
@@ -195,7 +193,29 @@ Result<void> Precopy::copy(TreeImage& tree, const Patience& patience) {
   return {};
 }
 
+std::uint64_t Precopy::room_for_records(const TreeImage& tree) {
+  constexpr std::uint64_t kPerMapping = 512, kPerThread = 24 << 10, kPerFile = 1024;
+  // What is left over costs nothing but to be read.
+  std::uint64_t room = std::uint64_t{1} << 20;
+  for (const auto& process : tree.processes()) {
+    // One that is ending has none.
+    const auto threads = process->proc().threads();
+    const auto fds = process->proc().fds();
+    room += kPerMapping * process->vmas().size();
+    if (threads) room += kPerThread * threads->size();
+    if (fds) room += kPerFile * fds->size();
+  }
+  return room;
+}
+
 // ---- in the freeze ----
+
+std::vector<PageRun> Precopy::untouched(const ProcessImage& process, Target& target) const {
+  if (!target.tracker || uses_direct_io(process.proc())) return {};
+  if (kept_) return kept_->untouched(process.pid());
+  const auto written = target.tracker->take_written(process.proc(), process.vmas());
+  return written ? subtract(target.tracker->tracked(), *written) : std::vector<PageRun>();
+}
 
 Result<bool> Precopy::take(TreeImage& tree) {
   std::uint64_t changed = 0;
@@ -203,11 +223,7 @@ Result<bool> Precopy::take(TreeImage& tree) {
     if (!process->owns_memory()) continue;
     Target& target = targets_[process->pid()];
     if (!target.pages) target.pages = std::make_unique<PrecopiedPages>(place_);
-    std::vector<PageRun> unchanged;
-    if (target.tracker && !uses_direct_io(process->proc())) {
-      const auto written = target.tracker->take_written(process->proc(), process->vmas());
-      if (written) unchanged = subtract(target.tracker->tracked(), *written);
-    }
+    const std::vector<PageRun> unchanged = untouched(*process, target);
     target.frozen = std::make_unique<PageReader>(process->traced().memory(), process->memory().shared_pages());
     target.pages->read_changed_from(*target.frozen);
     changed += target.pages->settle(process->memory().take_rest(), unchanged);
@@ -230,7 +246,7 @@ Result<void> Precopy::drop_the_others() {
 
 void Precopy::stop_tracking() {
   for (auto& [pid, target] : targets_) {
-    if (target.tracker) target.tracker->end();
+    if (target.tracker && !kept_) target.tracker->end();
     target.tracker.reset();
   }
 }

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 
+#include "engine/tracked_tree.h"
 #include "engine/tree_image.h"
 #include "resource/memory/precopied_pages.h"
 #include "resource/memory/write_tracker.h"
@@ -16,8 +17,11 @@ namespace stasis {
 
 class Precopy {
  public:
-  // `place` is where the copies go.
-  explicit Precopy(PrecopyPlace place) : place_(std::move(place)) {}
+  // `place` is where the copies go. `kept`: who tracks the tree from one checkpoint to the next, if anybody; must outlive
+  // this, and be asked first in the freeze.
+  Precopy(PrecopyPlace place, TrackedTree* kept) : place_(std::move(place)), kept_(kept) {}
+  // Bytes that the records of the tree will take at most, about.
+  static std::uint64_t room_for_records(const TreeImage& tree);
 
   // Bytes that would be copied while the tree runs.
   static std::uint64_t worth(const TreeImage& tree);
@@ -40,12 +44,12 @@ class Precopy {
   bool in_image() const { return place_.image() != nullptr; }
   // What was copied of processes that are not in the tree any more. REQUIRES: in_image(), take().
   Result<void> drop_the_others();
-  // Nobody is tracked any more.
+  // Nobody is tracked for this pre-copy any more.
   void stop_tracking();
 
  private:
   struct Target {
-    std::optional<WriteTracker> tracker;
+    std::shared_ptr<WriteTracker> tracker;
     std::optional<kernel::ProcessMemory> memory;
     std::vector<PageRun> shared;  // what others may have as well
     std::unique_ptr<PrecopiedPages> pages;
@@ -53,9 +57,12 @@ class Precopy {
   };
 
   Result<void> add(ProcessImage& process, std::span<const kernel::Vma> areas, const Patience& patience);
+  Result<std::shared_ptr<WriteTracker>> tracker_for(ProcessImage& process, const Patience& patience);
+  std::vector<PageRun> untouched(const ProcessImage& process, Target& target) const;
   Result<std::uint64_t> copy_round(const ProcessImage& process, Target& target, const Patience& patience);
 
   PrecopyPlace place_;
+  TrackedTree* kept_;
   std::map<HostPid, Target> targets_;
   std::uint64_t last_round_ = 0;
 };

@@ -195,7 +195,8 @@ Result<std::optional<ProgramEnd>> RunSession::launch() {
       return std::optional(ProgramEnd{.how = ProgramEnd::How::kSignalled, .value = SIGTERM});
     }
     constexpr int kBadImageStatus = 4;
-    if (errc_info(error.code()).exit_status != kBadImageStatus || i + 1 == images.size()) return error;
+    const bool bad = errc_info(error.code()).exit_status == kBadImageStatus || error.code() == Errc::kParentImage;
+    if (!bad || i + 1 == images.size()) return error;
     end_family();
     tell({.what = Event::kDamaged, .image = images[i], .error = &error});
   }
@@ -313,6 +314,7 @@ Result<CheckpointReport> RunSession::save(AfterCheckpoint after, std::chrono::na
   RunMessage order{.word = RunWord::kSave, .pid = pid_.value()};
   order.after = after;
   order.timeout_ns = timeout.count();
+  if (request_.track) order.set_parent(series_.parent());
   auto answer = [&]() -> Result<RunMessage> {
     STASIS_TRY(family_.engine.send(order));
     return await_answer();
@@ -377,7 +379,8 @@ Result<ProgramEnd> RunSession::run() {
 }  // namespace
 
 Result<ProgramEnd> run(const RunRequest& request) {
-  auto series = STASIS_TRY(ImageSeries::open(request.image, request.keep));
+  auto series = STASIS_TRY(ImageSeries::open(
+      request.image, {.keep = request.keep, .chains = request.track}));
   auto cancelled = STASIS_TRY(SharedFlag::create());
   return RunSession(request, std::move(series), std::move(cancelled)).run();
 }

@@ -50,6 +50,7 @@ struct RunRequest {
   std::chrono::nanoseconds grace = std::chrono::seconds(25);   // from SIGTERM to our end
   std::chrono::nanoseconds timeout = std::chrono::minutes(5);  // for one checkpoint
   Codec codec = Codec::kNone;
+  bool track = false;  // the program's writes, so that a checkpoint is a difference to the one before
   CheckpointPolicy policy;
   // Never called by two threads at once.
   std::function<void(const RunEvent&)> tell;

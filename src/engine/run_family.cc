@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "engine/foreground.h"
 #include "engine/job_control.h"
+#include "engine/tracked_tree.h"
 
 namespace stasis {
 namespace {
@@ -125,7 +126,8 @@ RunMessage restart_and_wait(const std::string& image, const RunSocket& superviso
 
 // ---- engine ----
 
-RunMessage save(const RunRequest& request, const RunMessage& order, const std::atomic<bool>& cancelled) {
+RunMessage save(const RunRequest& request, const RunMessage& order, TrackedTree& tracked,
+                const std::atomic<bool>& cancelled) {
   CheckpointRequest wanted{.pid = HostPid(order.pid),
                            .output = request.image,
                            .after = order.after,
@@ -133,6 +135,9 @@ RunMessage save(const RunRequest& request, const RunMessage& order, const std::a
                            .timeout = std::chrono::nanoseconds(order.timeout_ns),
                            .policy = request.policy};
   wanted.cancelled = &cancelled;
+  if (request.track) wanted.tracked = &tracked;
+  // After a restart, or a checkpoint that failed, nobody knows what has changed: a whole image is the quickest.
+  if (request.track && tracked.has_base()) wanted.parent = order.parent();
   const auto report = checkpoint(wanted);
   if (!report) return RunMessage::of(RunWord::kFailed, report.error());
   RunMessage message{.word = RunWord::kSaved};
@@ -143,12 +148,13 @@ RunMessage save(const RunRequest& request, const RunMessage& order, const std::a
 [[noreturn]] void be_engine(const RunRequest& request, const RunSocket& supervisor, pid_t minder,
                             const std::atomic<bool>& cancelled) {
   block_signals();
+  TrackedTree tracked;
   while (const auto order = supervisor.receive()) {
     if (order->word == RunWord::kBye) {
       ::waitpid(minder, nullptr, 0);
       break;
     }
-    if (!supervisor.send(save(request, *order, cancelled))) break;
+    if (!supervisor.send(save(request, *order, tracked, cancelled))) break;
   }
   ::_exit(0);
 }

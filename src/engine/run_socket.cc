@@ -21,6 +21,10 @@ void copy_text(char (&to)[N], const std::string& from) {
 
 }  // namespace
 
+void RunMessage::set_parent(const std::string& path) {
+  if (path.size() < sizeof text) copy_text(text, path);
+}
+
 Error RunMessage::error() const { return Error(code, std::string(text)).with_help(help); }
 
 RunMessage RunMessage::of(RunWord word, const Error& error) {

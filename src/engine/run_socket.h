@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "base/unique_fd.h"
@@ -20,7 +21,7 @@ enum class RunWord : std::uint32_t {
   kNotStarted,  // minder: the program could not be started or restarted; `status` is the exit status, 0: ours to choose
   kStopped,     // minder: the program was stopped by signal `status`, and the run is to stop with it
   kEnd,         // minder: the program's end
-  kSave,        // to the engine: save the program `pid`
+  kSave,        // to the engine: save the program `pid`; `text`: image that this may be a difference to
   kSaved,       // engine: done, see `report`
   kFailed,      // engine: not done
   kBye,         // to the engine: the minder has told an end, this run is over
@@ -38,6 +39,10 @@ struct RunMessage {
   Errc code{};
   char text[2048] = {};
   char help[512] = {};
+
+  // Of kSave. Too long a path: none.
+  void set_parent(const std::string& path);
+  std::string parent() const { return text; }
 
   // REQUIRES: kNotStarted or kFailed.
   Error error() const;

@@ -63,6 +63,13 @@ Result<std::vector<PageRun>> WriteTracker::scan(const kernel::ProcDir& proc, std
       log::debug("tracker", "{:x} is not tracked any more: {}", area.start, taken.error().message());
       continue;
     }
+    // What came there since may be another's, who tells nothing to us; ours already is left as it is.
+    if (const auto ours = uffd_.register_range({.start = area.start, .end = area.start + area.length},
+                                               kernel::Userfaultfd::kWriteProtect);
+        !ours) {
+      log::debug("tracker", "{}", ours.error().message());
+      continue;
+    }
     append(kept, area);
     for (const kernel::PageRun& run : pages) append(written, {.start = run.start, .length = run.size()});
   }
@@ -81,7 +88,18 @@ void WriteTracker::end() {
     }
   }
   tracked_.clear();
+  forget_base();
   uffd_ = kernel::Userfaultfd();
+}
+
+void WriteTracker::set_base() {
+  base_ = tracked_;
+  written_.clear();
+}
+
+void WriteTracker::forget_base() {
+  base_.clear();
+  written_.clear();
 }
 
 Result<std::vector<PageRun>> WriteTracker::take_written(const kernel::ProcDir& proc, std::span<const Vma> vmas) {
@@ -97,7 +115,11 @@ Result<std::vector<PageRun>> WriteTracker::take_written(const kernel::ProcDir& p
   for (const PageRun& area : areas) append(tracked_, area);
   auto written = scan(proc, areas);
   if (!written) tracked_.clear();
+  base_ = intersect(base_, tracked_);
+  if (written) written_ = intersect(merge(written_, *written), base_);
   return written;
 }
+
+std::vector<PageRun> WriteTracker::unchanged() const { return subtract(base_, written_); }
 
 }  // namespace stasis

@@ -33,6 +33,14 @@ class WriteTracker {
   // If the process runs meanwhile, what changes under our hands drops out of tracked() rather than being missed.
   Result<std::vector<PageRun>> take_written(const kernel::ProcDir& proc, std::span<const kernel::Vma> vmas);
 
+  // From here on what take_written() tells adds up as well: for an image that is a difference to the state of this
+  // moment, which is that of the last call.
+  void set_base();
+  void forget_base();
+  // Tracked since set_base() without a gap / of these, what was not written.
+  const std::vector<PageRun>& since_base() const { return base_; }
+  std::vector<PageRun> unchanged() const;
+
   // Lets go of the process's memory piece by piece: all at once would hold up its page faults for long.
   void end();
 
@@ -45,6 +53,8 @@ class WriteTracker {
 
   kernel::Userfaultfd uffd_;
   std::vector<PageRun> tracked_;
+  std::vector<PageRun> base_;
+  std::vector<PageRun> written_;  // of base_
 };
 
 }  // namespace stasis
