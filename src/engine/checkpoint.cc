@@ -29,7 +29,6 @@
 #include "image/parent_file.h"
 #include "kernel/clocks.h"
 #include "kernel/descriptor_limit.h"
-#include "kernel/namespaces.h"
 #include "resource/file_table/file_table.h"
 #include "resource/memory/page_reader.h"
 #include "resource/memory/page_writer.h"
@@ -264,13 +263,7 @@ Result<void> Checkpoint::look() {
 
 // A tree that was restarted on another boot lives in a time namespace: its clocks are not ours.
 Result<void> Checkpoint::look_at_clocks() {
-  const auto self = STASIS_TRY(kernel::ProcDir::open(HostPid(::getpid())));
-  const kernel::TimeShift ours = STASIS_TRY(kernel::time_offsets(self));
-  const kernel::TimeShift theirs = STASIS_TRY(kernel::time_offsets(tree_->processes().front()->proc()));
-  environment_.monotonic_offset_ns = theirs.monotonic_ns;
-  environment_.boottime_offset_ns = theirs.boottime_ns;
-  ahead_of_us_ = {.monotonic_ns = theirs.monotonic_ns - ours.monotonic_ns,
-                  .boottime_ns = theirs.boottime_ns - ours.boottime_ns};
+  ahead_of_us_ = STASIS_TRY(note_clocks(tree_->processes().front()->proc(), environment_));
   return {};
 }
 
@@ -444,12 +437,10 @@ Result<void> Checkpoint::write_contents() {
 
 // What the parent has, and nobody wrote since. From here on others may be tracked.
 Result<void> Checkpoint::leave_out_unwritten() {
-  const auto found = STASIS_TRY(
-      request_.tracked->leave_out({.tree = *tree_,
-                                   .image = *image_,
-                                   .parent = parent_ ? &*parent_ : nullptr,
-                                   .go_on = request_.after == AfterCheckpoint::kLeaveRunning,
-                                   .patience = patience_}));
+  const ParentImage* const parent = parent_ ? &*parent_ : nullptr;
+  const bool go_on = request_.after == AfterCheckpoint::kLeaveRunning;
+  const auto found = STASIS_TRY(request_.tracked->leave_out(
+      {.tree = *tree_, .image = *image_, .parent = parent, .go_on = go_on, .patience = patience_}));
   report_.tracked = parent_.has_value();
   report_.inherited_pages = found.inherited / environment_.page_size;
   report_.written_pages = found.written / environment_.page_size;

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include "arch/x86_64/cpu.h"
 #include "arch/x86_64/vdso.h"
@@ -19,6 +20,16 @@ Result<EnvironmentRecord> environment_of_host() {
   environment.vdso = STASIS_TRY(arch::own_vdso());
   if (auto id = arch::vdso_build_id(environment.vdso)) environment.vdso_build_id = std::move(*id);
   return environment;
+}
+
+Result<kernel::TimeShift> note_clocks(const kernel::ProcDir& program, EnvironmentRecord& environment) {
+  const auto self = STASIS_TRY(kernel::ProcDir::open(HostPid(::getpid())));
+  const kernel::TimeShift ours = STASIS_TRY(kernel::time_offsets(self));
+  const kernel::TimeShift theirs = STASIS_TRY(kernel::time_offsets(program));
+  environment.monotonic_offset_ns = theirs.monotonic_ns;
+  environment.boottime_offset_ns = theirs.boottime_ns;
+  return kernel::TimeShift{.monotonic_ns = theirs.monotonic_ns - ours.monotonic_ns,
+                           .boottime_ns = theirs.boottime_ns - ours.boottime_ns};
 }
 
 Result<void> check_environment(const EnvironmentRecord& image) {

@@ -2,9 +2,10 @@
 // ImageSeries: the images that a `stasis run` keeps, and the lock that makes them its own.
 //
 //   FILE         the newest image; always there once there was one, always whole
-//   FILE.N       older ones, which are kept by number, or because one that is kept is a difference to them; N counts up and is never used again, so that the greatest N is the newest of them
-//   FILE.damaged what stood at FILE when it could not be read and an older one was used
-//   .FILE.lock   held (flock(2)) while the run or its program lives; has the run's pid
+//   FILE.N       older ones, which are kept by number, or because one that is kept is a difference to them; N counts up
+//   and is never used again, so that the greatest N is the newest of them FILE.damaged what stood at FILE when it could
+//   not be read and an older one was used .FILE.lock   held (flock(2)) while the run or its program lives; has the
+//   run's pid
 //
 // A new image replaces FILE by rename(2); right before that checkpoint, FILE gets its second name FILE.N by link(2). So
 // at any moment of a crash FILE is an image that was published whole. What is too old is removed after the new one
@@ -46,8 +47,8 @@ class ImageSeries {
   // no new image came to be, the name.
   Result<void> before_checkpoint();
   void after_checkpoint();
-  // The name that FILE has and keeps, if a new image should be a difference to it: not if too many are in a row already,
-  // or if all differences together are as large as a whole image. Empty: it should be whole. REQUIRES:
+  // The name that FILE has and keeps, if a new image should be a difference to it: not if too many are in a row
+  // already, or if all differences together are as large as a whole image. Empty: it should be whole. REQUIRES:
   // before_checkpoint().
   std::string parent() const;
 

@@ -13,7 +13,9 @@
 #include <set>
 
 #include "base/file.h"
+#include "image/environment.h"
 #include "image/format.h"
+#include "stasis/image.h"
 
 namespace stasis {
 namespace {
@@ -50,8 +52,8 @@ class ImageSeriesTest : public ::testing::Test {
     for (const auto& entry : std::filesystem::directory_iterator(directory_)) found.insert(entry.path().filename());
     return found;
   }
-  ImageSeries open(unsigned keep) {
-    auto series = ImageSeries::open(file_, keep);
+  ImageSeries open(unsigned keep, bool chains = false) {
+    auto series = ImageSeries::open(file_, {.keep = keep, .chains = chains});
     EXPECT_TRUE(series.has_value()) << (series ? "" : series.error().message());
     return std::move(*series);
   }
@@ -59,6 +61,38 @@ class ImageSeriesTest : public ::testing::Test {
     ASSERT_TRUE(series.before_checkpoint().has_value());
     publish("job", text);
     series.after_checkpoint();
+  }
+
+  // A real image of so many pages, a difference to `parent` (empty: none), put in the place of the newest.
+  void publish_image(const std::string& parent, std::size_t pages) {
+    EnvironmentRecord environment = EnvironmentRecord::of_this_machine();
+    if (!parent.empty()) {
+      const auto fd = open_at(AT_FDCWD, parent, O_RDONLY);
+      ASSERT_TRUE(fd);
+      const auto reader = ImageReader::from_fd(fd->get(), {});
+      ASSERT_TRUE(reader) << reader.error().message();
+      environment.parent_image = reader->image_hash();
+      environment.parent_path = parent.substr(directory_.size() + 1);
+    }
+    auto writer = ImageWriter::create(file_, {});
+    ASSERT_TRUE(writer) << writer.error().message();
+    ASSERT_TRUE(writer->write(environment));
+    ASSERT_TRUE(writer->begin_object(ObjRef(1), ObjType(1)));
+    ASSERT_TRUE(writer->end_structure());
+    std::vector<std::byte> bytes(pages * 4096, std::byte{1});
+    const PageRun run{.start = 4096, .length = bytes.size()};
+    const auto added = writer->add_chunk(ObjRef(1), std::span(&run, 1), bytes);
+    ASSERT_TRUE(added) << added.error().message();
+    const auto published = writer->publish();
+    ASSERT_TRUE(published) << published.error().message();
+  }
+  // Returns whether it is a difference.
+  bool save_image(ImageSeries& series, std::size_t pages) {
+    EXPECT_TRUE(series.before_checkpoint().has_value());
+    const std::string parent = series.parent();
+    publish_image(parent, pages);
+    series.after_checkpoint();
+    return !parent.empty();
   }
 
   std::string directory_, file_;
@@ -142,6 +176,35 @@ TEST_F(ImageSeriesTest, AnOlderImageTakesThePlaceOfADamagedOne) {
   EXPECT_EQ(text_of("job.3"), "a");
 }
 
+TEST_F(ImageSeriesTest, WhatAKeptImageGoesBackToStays) {
+  ImageSeries series = open(1, true);
+  EXPECT_FALSE(save_image(series, 100));
+  EXPECT_TRUE(save_image(series, 1));
+  EXPECT_TRUE(save_image(series, 1));
+  EXPECT_THAT(names(), ElementsAre(".job.lock", "job", "job.1", "job.2"));
+  // Whoever knows nothing of chains does not break them.
+  ASSERT_TRUE(series.before_checkpoint().has_value());
+  publish_image("", 1);
+  series.after_checkpoint();
+  EXPECT_THAT(names(), ElementsAre(".job.lock", "job"));
+}
+
+TEST_F(ImageSeriesTest, DifferencesThatAreAsLargeAsAWholeImageEndTheChain) {
+  ImageSeries series = open(1, true);
+  EXPECT_FALSE(save_image(series, 100));
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(save_image(series, 40));
+  EXPECT_FALSE(save_image(series, 100));
+  EXPECT_THAT(names(), ElementsAre(".job.lock", "job"));
+}
+
+TEST_F(ImageSeriesTest, AChainIsNotTooLong) {
+  ImageSeries series = open(2, true);
+  unsigned whole = 0;
+  for (unsigned i = 0; i < 3 * kMaxChain; ++i) whole += save_image(series, i == 0 ? 2000 : 1) ? 0 : 1;
+  EXPECT_GE(whole, 2u);
+  EXPECT_LE(names().size(), kMaxChain);
+}
+
 TEST_F(ImageSeriesTest, WhatAKilledRunLeftHalfWrittenGoes) {
   const std::string half = directory_ + "/.job.0123456789abcdef.part";
   const std::string foreign = directory_ + "/.jobs.0123456789abcdef.part";
@@ -154,7 +217,7 @@ TEST_F(ImageSeriesTest, WhatAKilledRunLeftHalfWrittenGoes) {
 
 TEST_F(ImageSeriesTest, BelongsToOneRunAndToItsForks) {
   auto first = std::make_unique<ImageSeries>(open(2));
-  const auto refused = ImageSeries::open(file_, 2);
+  const auto refused = ImageSeries::open(file_, {.keep = 2});
   ASSERT_FALSE(refused.has_value());
   EXPECT_EQ(refused.error().code(), Errc::kBusy);
   int hold[2];
@@ -170,18 +233,18 @@ TEST_F(ImageSeriesTest, BelongsToOneRunAndToItsForks) {
   std::filesystem::create_hard_link(directory_ + "/.job.lock", directory_ + "/kept");
   first.reset();
   std::filesystem::rename(directory_ + "/kept", directory_ + "/.job.lock");
-  EXPECT_FALSE(ImageSeries::open(file_, 2).has_value());
+  EXPECT_FALSE(ImageSeries::open(file_, {.keep = 2}).has_value());
   ::close(hold[1]);
   ASSERT_EQ(::waitpid(child, nullptr, 0), child);
-  EXPECT_TRUE(ImageSeries::open(file_, 2).has_value());
+  EXPECT_TRUE(ImageSeries::open(file_, {.keep = 2}).has_value());
   EXPECT_THAT(names(), IsEmpty());
 }
 
 TEST_F(ImageSeriesTest, RefusesWhatIsNoPlaceForAnImage) {
-  EXPECT_FALSE(ImageSeries::open(directory_ + "/nowhere/job", 2).has_value());
-  EXPECT_FALSE(ImageSeries::open(directory_, 2).has_value());
-  EXPECT_FALSE(ImageSeries::open(directory_ + "/", 2).has_value());
-  EXPECT_FALSE(ImageSeries::open("", 2).has_value());
+  EXPECT_FALSE(ImageSeries::open(directory_ + "/nowhere/job", {.keep = 2}).has_value());
+  EXPECT_FALSE(ImageSeries::open(directory_, {.keep = 2}).has_value());
+  EXPECT_FALSE(ImageSeries::open(directory_ + "/", {.keep = 2}).has_value());
+  EXPECT_FALSE(ImageSeries::open("", {.keep = 2}).has_value());
 }
 
 }  // namespace

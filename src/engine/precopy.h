@@ -17,8 +17,8 @@ namespace stasis {
 
 class Precopy {
  public:
-  // `place` is where the copies go. `kept`: who tracks the tree from one checkpoint to the next, if anybody; must outlive
-  // this, and be asked first in the freeze.
+  // `place` is where the copies go. `kept`: who tracks the tree from one checkpoint to the next, if anybody; must
+  // outlive this, and be asked first in the freeze.
   Precopy(PrecopyPlace place, TrackedTree* kept) : place_(std::move(place)), kept_(kept) {}
   // Bytes that the records of the tree will take at most, about.
   static std::uint64_t room_for_records(const TreeImage& tree);

@@ -379,8 +379,7 @@ Result<ProgramEnd> RunSession::run() {
 }  // namespace
 
 Result<ProgramEnd> run(const RunRequest& request) {
-  auto series = STASIS_TRY(ImageSeries::open(
-      request.image, {.keep = request.keep, .chains = request.track}));
+  auto series = STASIS_TRY(ImageSeries::open(request.image, {.keep = request.keep, .chains = request.track}));
   auto cancelled = STASIS_TRY(SharedFlag::create());
   return RunSession(request, std::move(series), std::move(cancelled)).run();
 }

@@ -116,5 +116,48 @@ TEST_F(WriteTrackerTest, AtItsEndNothingIsLeft) {
   write(1);
 }
 
+TEST_F(WriteTrackerTest, WhatWasWrittenSinceTheBaseAddsUp) {
+  tracker_->set_base();
+  write(3);
+  EXPECT_EQ(written(), pages(3, 1));
+  write(4);
+  EXPECT_EQ(written(), pages(4, 1));
+  EXPECT_EQ(tracker_->unchanged(), subtract(pages(0, kPages), pages(3, 2)));
+  tracker_->set_base();
+  EXPECT_EQ(tracker_->unchanged(), pages(0, kPages));
+}
+
+TEST_F(WriteTrackerTest, WhatIsTrackedAgainWasNotTrackedSinceTheBase) {
+  tracker_->set_base();
+  map(area_ + 10 * page_, 4);
+  written();
+  const auto vmas = proc_.maps();
+  ASSERT_TRUE(vmas);
+  for (const kernel::Vma& one : *vmas) {
+    if (one.start < address(0) || one.end > address(kPages)) continue;
+    ASSERT_TRUE(tracker_->add(proc_, std::span(&one, 1)));
+  }
+  EXPECT_EQ(tracker_->tracked(), pages(0, kPages));
+  EXPECT_TRUE(written().empty());
+  EXPECT_EQ(tracker_->since_base(), subtract(pages(0, kPages), pages(10, 4)));
+  EXPECT_EQ(tracker_->unchanged(), subtract(pages(0, kPages), pages(10, 4)));
+}
+
+TEST_F(WriteTrackerTest, WhatAnotherTrackerHasTakenIsNotOurs) {
+  tracker_->set_base();
+  map(area_ + 10 * page_, 4);
+  write(11);
+  auto uffd = kernel::Userfaultfd::create(kernel::UffdFaults::kUserMode);
+  ASSERT_TRUE(uffd);
+  auto other = WriteTracker::enable(std::move(*uffd));
+  ASSERT_TRUE(other);
+  kernel::Vma vma;
+  vma.start = address(10);
+  vma.end = address(14);
+  ASSERT_TRUE(other->add(proc_, std::span(&vma, 1)));
+  EXPECT_TRUE(written().empty());
+  EXPECT_EQ(tracker_->unchanged(), subtract(pages(0, kPages), pages(10, 4)));
+}
+
 }  // namespace
 }  // namespace stasis
