@@ -22,6 +22,8 @@ using kernel::Vma;
 constexpr std::uint64_t kWorthATracker = std::uint64_t{16} << 20;
 // So little is read in the freeze within a millisecond or two.
 constexpr std::uint64_t kLittle = std::uint64_t{2} << 20;
+// So much is copied so soon that little changes meanwhile.
+constexpr std::uint64_t kSoonCopied = std::uint64_t{16} << 20;
 constexpr int kMostRounds = 8;
 
 // File systems that may read a file straight into the program's pages, whoever asks.
@@ -188,7 +190,7 @@ Result<void> Precopy::copy(TreeImage& tree, const Patience& patience) {
       found->second.tracker.reset();
     }
     log::debug("precopy", "round {}: {} KiB", round, last_round_ >> 10);
-    if (last_round_ <= kLittle || (round > 0 && last_round_ > before / 2)) break;
+    if (last_round_ <= (round == 0 ? kSoonCopied : kLittle) || (round > 0 && last_round_ > before / 2)) break;
   }
   return {};
 }
