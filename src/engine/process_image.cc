@@ -8,9 +8,11 @@
 #include <cstring>
 #include <utility>
 
+#include "kernel/proc_children.h"
 #include "kernel/vfork.h"
 #include "resource/open_file/other_name.h"
 #include "resource/signal/signal_actions.h"
+#include "work/side_by_side.h"
 
 namespace stasis {
 namespace {
@@ -31,6 +33,8 @@ Result<std::vector<kernel::Vma>> smaps_of(const kernel::ProcDir& proc) {
   for (kernel::Vma& vma : vmas) vma.flags.clear(kernel::VmFlag::kUffdWp);
   return vmas;
 }
+
+std::string children_file(HostPid tid) { return fmt::format("task/{}/children", tid.value()); }
 
 ImagePid innermost(const std::vector<std::int32_t>& ids, std::int32_t fallback) {
   return ImagePid(ids.empty() ? fallback : ids.back());
@@ -59,7 +63,45 @@ Result<std::unique_ptr<ProcessImage>> ProcessImage::look(kernel::ProcDir proc, T
   return image;
 }
 
+Result<std::vector<HostPid>> ProcessImage::look_for_children() {
+  looked_at_ = std::chrono::steady_clock::now();
+  const std::vector<HostPid> threads = STASIS_TRY(proc_.threads());
+  std::vector<kernel::KeptFile> files(threads.size());
+  const auto open = [&](std::size_t i, std::size_t) -> Result<void> {
+    files[i] = kernel::KeptFile::open(proc_, children_file(threads[i]));
+    return {};
+  };
+  STASIS_TRY(side_by_side({.count = threads.size(), .worth_a_thread = 32}, open));
+  std::vector<HostPid> all;
+  for (std::size_t i = 0; i < threads.size(); ++i) {
+    // Of a thread that has ended they are another's now, who is looked at when all stand.
+    auto text = files[i] ? files[i].read() : proc_.read(children_file(threads[i]));
+    if (!text && proc_.check_alive()) continue;
+    const std::string some = STASIS_TRY(std::move(text));
+    for (const HostPid child : STASIS_TRY(kernel::parse_children(some))) all.push_back(child);
+    if (files[i]) children_files_[threads[i]] = std::move(files[i]);
+  }
+  std::ranges::sort(all);
+  all.erase(std::ranges::unique(all).begin(), all.end());
+  return all;
+}
+
+Result<std::vector<HostPid>> ProcessImage::children() const {
+  std::vector<HostPid> all;
+  for (const TracedThread& thread : traced_->threads()) {
+    const auto kept = children_files_.find(thread.tid());
+    const std::string some =
+        STASIS_TRY(kept != children_files_.end() ? kept->second.read() : proc_.read(children_file(thread.tid())));
+    for (const HostPid child : STASIS_TRY(kernel::parse_children(some))) all.push_back(child);
+  }
+  std::ranges::sort(all);
+  return all;
+}
+
 Result<void> ProcessImage::attach() {
+  // What is kept of a thread that has ended says nothing of another that has its number by now: so soon none has.
+  constexpr auto kSoon = std::chrono::seconds(1);
+  if (std::chrono::steady_clock::now() - looked_at_ > kSoon) children_files_.clear();
   const auto seccomp = confined_ ? TracedProcess::Seccomp::kSuspend : TracedProcess::Seccomp::kNone;
   auto attached = TracedProcess::attach(STASIS_TRY(proc_.duplicate()), seccomp);
   if (!attached && confined_ && attached.error().code() == Errc::kNotPermitted) {
@@ -70,6 +112,10 @@ Result<void> ProcessImage::attach() {
   traced_ = STASIS_TRY(std::move(attached));
   return {};
 }
+
+ProcessImage::ProcessImage(kernel::ProcDir proc, TaskFacts facts) : proc_(std::move(proc)), facts_(std::move(facts)) {}
+
+ProcessImage::~ProcessImage() = default;
 
 bool ProcessImage::sleeps_in_vfork() const {
   const auto& threads = traced_->threads();
@@ -190,32 +236,47 @@ Result<void> ProcessImage::take_answers(const Questions& questions, const Batch&
 
 // The threads what each knows of itself, and the first of them what it knows of
 // the process.
-Result<void> ProcessImage::ask(const Patience& patience) {
-  const std::vector<kernel::PosixTimer> posix = STASIS_TRY(proc_.timers());
-  STASIS_TRY(check_timers(posix));
-  STASIS_TRY(note_pending_signals(posix.empty() ? Pending::kOfProcess : Pending::kOfThreadsToo));
-  CredentialsCache credentials;
-  std::vector<ThreadQuery> queries;
-  std::optional<Questions> questions;
-  std::optional<Batch> answers;  // to the questions: in the slot of the carrier,
-                                 // which nothing else uses meanwhile
-  Result<void> first;
-  const auto build = [&](TracedThread& thread, Batch& batch) {
-    queries.emplace_back(batch);
-    if (&thread == &traced_->carrier()) questions.emplace(posix, batch);
-  };
-  const auto collect = [&](TracedThread& thread, Batch& batch) {
-    if (&thread == &traced_->carrier()) answers.emplace(batch);
-    const std::size_t index = threads_.size();
-    auto record = queries[index].take(batch, *traced_, thread, settled_threads_[index], credentials,
-                                      thread.tid() == pid() ? &status_ : nullptr);
-    if (!record && first) first = Error(record.error());
-    threads_.push_back(record ? *std::move(record) : ThreadRecord());
-  };
-  STASIS_TRY(traced_->run_in_each_thread(build, collect, patience));
-  STASIS_TRY(std::move(first));
-  return take_answers(*questions, *answers);
-}
+class ProcessImage::Asking {
+ public:
+  Asking(ProcessImage& image, std::vector<kernel::PosixTimer> posix) : image_(image), posix_(std::move(posix)) {
+    queries_.reserve(image.traced_->threads().size());
+  }
+
+  Result<void> begin() {
+    return image_.traced_->start_in_each_thread([this](TracedThread& thread, Batch& batch) { build(thread, batch); });
+  }
+  Result<void> finish(const Patience& patience) {
+    STASIS_TRY(image_.traced_->finish_in_each_thread(
+        [this](TracedThread& thread, Batch& batch) { build(thread, batch); },
+        [this](TracedThread& thread, Batch& batch) { collect(thread, batch); }, patience));
+    STASIS_TRY(std::move(first_));
+    return image_.take_answers(*questions_, *answers_);
+  }
+
+ private:
+  void build(TracedThread& thread, Batch& batch) {
+    queries_.emplace_back(batch);
+    if (&thread == &image_.traced_->carrier()) questions_.emplace(posix_, batch);
+  }
+  void collect(TracedThread& thread, Batch& batch) {
+    if (&thread == &image_.traced_->carrier()) answers_.emplace(batch);
+    std::vector<ThreadRecord>& threads = image_.threads_;
+    const std::size_t index = threads.size();
+    auto record = queries_[index].take(batch, *image_.traced_, thread, image_.settled_threads_[index], credentials_,
+                                       thread.tid() == image_.pid() ? &image_.status_ : nullptr);
+    if (!record && first_) first_ = Error(record.error());
+    threads.push_back(record ? *std::move(record) : ThreadRecord());
+  }
+
+  ProcessImage& image_;
+  std::vector<kernel::PosixTimer> posix_;
+  CredentialsCache credentials_;
+  std::vector<ThreadQuery> queries_;
+  std::optional<Questions> questions_;
+  std::optional<Batch> answers_;  // to the questions: in the slot of the carrier,
+                                  // which nothing else uses meanwhile
+  Result<void> first_;
+};
 
 // As late as can be before the timers are asked.
 Result<void> ProcessImage::note_pending_signals(Pending which) {
@@ -280,11 +341,20 @@ TracedProcess::GateOrder ProcessImage::gate_order() const {
   return {.process = traced_.get(), .gadgets = &gadgets_, .vmas = &vmas_, .status = &status_};
 }
 
-Result<void> ProcessImage::inspect(SeccompTable& seccomp, const Patience& patience) {
+Result<void> ProcessImage::begin_inspection() {
   fill_ids(stat_, status_, record_);
   record_.stopped = traced_->carrier().group_stopped();
   record_.threads = static_cast<std::uint32_t>(traced_->threads().size());
-  STASIS_TRY(ask(patience));
+  std::vector<kernel::PosixTimer> posix = STASIS_TRY(proc_.timers());
+  STASIS_TRY(check_timers(posix));
+  STASIS_TRY(note_pending_signals(posix.empty() ? Pending::kOfProcess : Pending::kOfThreadsToo));
+  asking_ = std::make_unique<Asking>(*this, std::move(posix));
+  return asking_->begin();
+}
+
+Result<void> ProcessImage::inspect(SeccompTable& seccomp, const Patience& patience) {
+  STASIS_TRY(asking_->finish(patience));
+  asking_.reset();
   STASIS_TRY(add_late_signals());
   if (proc_.leader_has_ended()) STASIS_TRY(add_ended_leader());
   return ask_seccomp(seccomp);

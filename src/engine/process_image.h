@@ -7,10 +7,12 @@
 
 #include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <vector>
 
+#include "kernel/kept_file.h"
 #include "kernel/proc_dir.h"
 #include "resource/fs/fs.h"
 #include "resource/memory/memory_image.h"
@@ -33,11 +35,17 @@ class ProcessImage {
   // gone, or not ours to look at.
   static Result<std::unique_ptr<ProcessImage>> look(kernel::ProcDir proc, TaskFacts facts, RunQueueClocks& clocks);
 
+  ~ProcessImage();
   HostPid pid() const { return proc_.pid(); }
   const kernel::ProcDir& proc() const { return proc_; }
   const std::vector<kernel::Vma>& vmas() const { return vmas_; }
   TracedProcess& traced() { return *traced_; }
   const TracedProcess& traced() const { return *traced_; }
+
+  // Its children while it runs. For children(), it keeps open what tells of them.
+  Result<std::vector<HostPid>> look_for_children();
+  // Its children, ascending. REQUIRES: settled.
+  Result<std::vector<HostPid>> children() const;
 
   // Asks all threads to stop / waits until they have. Beyond this nothing in
   // the process moves. A thread that sleeps in vfork can't be stopped, and
@@ -69,8 +77,10 @@ class ProcessImage {
   Result<Obstacles> find_late_obstacles(const Observer& observer, const UsedSemaphores& semaphores) const;
   // For the gate through which inspect() asks. REQUIRES: settled and refreshed.
   TracedProcess::GateOrder gate_order() const;
-  // Asks the process and its threads everything but its memory. REQUIRES: the
-  // gate is open, shares() is set.
+  // Asks the process and its threads everything but its memory, in two steps, so
+  // that all processes are asked at one time. REQUIRES: the gate is open,
+  // shares() is set.
+  Result<void> begin_inspection();
   Result<void> inspect(SeccompTable& seccomp, const Patience& patience);
   // The rest, which is seen from outside. REQUIRES: refreshed, shares() is set.
   // Any thread may do this, beside inspect().
@@ -109,12 +119,12 @@ class ProcessImage {
  private:
   // What the process is asked, by the thread that carries it.
   struct Questions;
+  class Asking;
 
-  ProcessImage(kernel::ProcDir proc, TaskFacts facts) : proc_(std::move(proc)), facts_(std::move(facts)) {}
+  ProcessImage(kernel::ProcDir proc, TaskFacts facts);
   void note_waits();
   Result<void> check_timers(const std::vector<kernel::PosixTimer>& timers) const;
   Result<void> take_answers(const Questions& questions, const Batch& batch);
-  Result<void> ask(const Patience& patience);
   enum class Pending { kOfProcess, kOfThreadsToo };
   Result<void> note_pending_signals(Pending which);
   Result<void> add_late_signals();
@@ -123,6 +133,8 @@ class ProcessImage {
 
   kernel::ProcDir proc_;
   TaskFacts facts_;
+  std::map<HostPid, kernel::KeptFile> children_files_;  // by thread
+  std::chrono::steady_clock::time_point looked_at_;
   bool childless_ = false;
   std::vector<kernel::Vma> vmas_;
   std::optional<Result<void>> looked_ahead_;
@@ -137,6 +149,7 @@ class ProcessImage {
   std::vector<ThreadRecord> threads_;
   bool confined_ = false;  // some thread is under seccomp
   std::vector<SeccompRecord*> seccomp_;
+  std::unique_ptr<Asking> asking_;  // between begin_inspection() and inspect()
   std::optional<MemoryImage> memory_;
   kernel::ProcStat stat_;
   kernel::ProcStatus status_;

@@ -17,7 +17,6 @@
 #include "base/log.h"
 #include "engine/job_states.h"
 #include "kernel/kcmp.h"
-#include "kernel/proc_children.h"
 #include "resource/task_obstacles/task_obstacles.h"
 #include "work/side_by_side.h"
 
@@ -45,22 +44,6 @@ bool worth_a_thread(std::span<const std::unique_ptr<ProcessImage>> processes) {
   return mappings >= kMappings;
 }
 
-// Children of a process whose threads all stand.
-Result<std::vector<HostPid>> children_of(const TracedProcess& process) {
-  const std::vector<TracedThread>& threads = process.threads();
-  std::vector<std::vector<HostPid>> found(threads.size());
-  const auto look = [&](std::size_t i, std::size_t) -> Result<void> {
-    const std::string text = STASIS_TRY(process.proc().read(fmt::format("task/{}/children", threads[i].tid().value())));
-    found[i] = STASIS_TRY(kernel::parse_children(text));
-    return {};
-  };
-  STASIS_TRY(side_by_side({.count = threads.size(), .worth_a_thread = 64}, look));
-  std::vector<HostPid> all;
-  for (const auto& some : found) all.insert(all.end(), some.begin(), some.end());
-  std::ranges::sort(all);
-  return all;
-}
-
 }  // namespace
 
 TreeImage::~TreeImage() { let_go(); }
@@ -70,7 +53,7 @@ Result<TreeImage> TreeImage::look(HostPid root) {
   tree.processes_.push_back(STASIS_TRY(tree.look_at(root)));
   STASIS_TRY(tree.add_namespace_mates());
   for (std::size_t i = 0; i < tree.processes_.size(); ++i) {
-    auto children = tree.processes_[i]->proc().children();
+    auto children = tree.processes_[i]->look_for_children();
     auto added = children ? tree.add_children(*std::move(children)) : Result<void>(Error(children.error()));
     if (!added && (i == 0 || !has_ended(tree.processes_[i]->pid()))) return Error(std::move(added).error());
   }
@@ -149,7 +132,7 @@ Result<TreeImage::Settled> TreeImage::settle(std::size_t index, const Patience& 
   if (!settled && processes_[index]->sleeps_in_vfork()) return Settled::kInVfork;
   STASIS_TRY(std::move(settled));
   const std::size_t known = processes_.size();
-  std::vector<HostPid> children = STASIS_TRY(children_of(processes_[index]->traced()));
+  std::vector<HostPid> children = STASIS_TRY(processes_[index]->children());
   processes_[index]->set_childless(children.empty());
   STASIS_TRY(add_children(std::move(children)));
   for (std::size_t i = known; i < processes_.size(); ++i) {
@@ -256,6 +239,9 @@ Result<void> TreeImage::inspect(SeccompTable& seccomp, const OpenFileTable& file
   if (beside_) (void)beside_->post(look);
   Result<void> asked;
   for (const auto& process : processes_) {
+    if (asked) asked = process->begin_inspection();
+  }
+  for (const auto& process : processes_) {
     if (asked) asked = process->inspect(seccomp, patience);
   }
   if (asked) look();
@@ -348,7 +334,7 @@ Result<void> TreeImage::find_zombies() {
   zombies_.clear();
   for (const auto& process : processes_) {
     if (process->childless()) continue;
-    for (const HostPid child : STASIS_TRY(children_of(process->traced()))) {
+    for (const HostPid child : STASIS_TRY(process->children())) {
       if (find(child)) continue;
       // Nobody holds one that is on its way out.
       auto proc = kernel::ProcDir::open(child);

@@ -111,7 +111,7 @@ Result<void> PageScanner::scan(std::uint64_t start, std::uint64_t end, const Pag
 
 Result<void> PageScanner::scan_by_ioctl(std::uint64_t start, std::uint64_t end, std::uint64_t flags,
                                         const PageQuery& query, std::vector<PageRun>& runs) const {
-  std::vector<PageRegion> regions(1024);
+  static thread_local std::vector<PageRegion> regions(1024);
   ScanArg arg{};
   arg.size = sizeof arg;
   arg.flags = flags;

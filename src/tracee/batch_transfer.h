@@ -3,6 +3,7 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
 #include "kernel/process_memory.h"
 #include "tracee/gate.h"
@@ -16,6 +17,16 @@ inline constexpr Batch::Extent kFirstWord{.begin = 0, .end = sizeof(std::uint64_
 Result<void> push_parts(const kernel::ProcessMemory& memory, const GateSlot& slot,
                         std::span<const Batch::Extent> parts);
 // What the batch uses. `head`: what else must go along; of a slot that is there already its first word.
+// Parts of one slot among those of several that are moved by one call.
+struct SlotPart {
+  GateSlot slot;
+  Batch::Extent part;
+};
+Result<void> push_parts(const kernel::ProcessMemory& memory, std::span<const SlotPart> parts);
+Result<void> pull_parts(const kernel::ProcessMemory& memory, std::span<const SlotPart> parts);
+// What stands in front of a batch, and its parts.
+void append_batch(std::vector<SlotPart>& parts, const Batch& batch);
+
 Result<void> push_batch(const kernel::ProcessMemory& memory, const Batch& batch, Batch::Extent head = kFirstWord);
 Result<void> pull_batch(const kernel::ProcessMemory& memory, const Batch& batch);
 

@@ -75,6 +75,13 @@ Result<bool> TracedProcess::attach_new_threads() {
   return found;
 }
 
+// The kernel counts the threads of a process among the links of their directory. REQUIRES: all of ours stand, so that
+// each is counted.
+bool TracedProcess::holds_all_threads() const {
+  const auto stat = proc_.link_stat("task");
+  return stat && stat->st_nlink == threads_.size() + 2;
+}
+
 void TracedProcess::forget_gone_threads() {
   std::erase_if(threads_, [](const TracedThread& thread) { return thread.state() == TracedThread::State::kGone; });
 }
@@ -87,12 +94,13 @@ Result<void> TracedProcess::settle(const Patience& patience) {
     }
     forget_gone_threads();
     if (threads_.empty()) return Error(Errc::kVanished, fmt::format("pid {} ended", pid_.value()));
-  } while (STASIS_TRY(attach_new_threads()));
+  } while (!holds_all_threads() && STASIS_TRY(attach_new_threads()));
   // The others stay as the kernel lists them, the oldest first, whatever their numbers: where a leader has ended, its
   // children are the oldest thread's, and die with that one if they are to die with their parent.
   std::ranges::stable_partition(threads_, [this](const TracedThread& thread) { return thread.tid() == pid_; });
   for (TracedThread& thread : threads_) STASIS_TRY(thread.capture());
-  STASIS_TRY(proc_.look_again());
+  // A leader that stands lives.
+  if (threads_.front().tid() != pid_ || proc_.leader_has_ended()) STASIS_TRY(proc_.look_again());
   if (proc_.leader_has_ended()) files_pidfd_ = STASIS_TRY(kernel::pidfd_open_thread(proc_.live_tid()));
   // Not before: a process that runs another program has other memory, and what was opened stays with the old one.
   memory_ = STASIS_TRY(kernel::ProcessMemory::open(proc_));
@@ -366,31 +374,61 @@ Result<void> TracedProcess::run(const Batch& batch, const Patience& patience) {
   return pull_batch(*memory_, batch);
 }
 
-Result<void> TracedProcess::run_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect,
-                                               const Patience& patience) {
-  for (std::size_t first = 0; first < threads_.size(); first += GateMemory::kSmallSlots) {
-    STASIS_TRY(set_way_out(threads_.size() > 1 ? LeaveBy::kSigreturn : LeaveBy::kUnmapping));
-    const std::size_t count = std::min(GateMemory::kSmallSlots, threads_.size() - first);
-    std::vector<Batch> batches;
-    for (std::size_t i = 0; i < count; ++i) {
-      TracedThread& thread = threads_[first + i];
-      const GateSlot slot = &thread == &carrier() ? gate_.carrier_slot() : gate_.small_slot(i);
-      const Batch::Extent head = &thread == &carrier() ? kFirstWord : STASIS_TRY(prepare_slot(thread, slot));
-      build(thread, batches.emplace_back(slot));
-      STASIS_TRY(push_batch(*memory_, batches.back(), head));
-      STASIS_TRY(thread.start(gate_, batches.back(), report_signal_));
-    }
-    for (std::size_t i = 0; i < count; ++i) {
-      TracedThread& thread = threads_[first + i];
-      STASIS_TRY(thread.await_report(patience));
-      STASIS_TRY(pull_batch(*memory_, batches[i]));
-      if (&thread != &carrier()) STASIS_TRY(thread.put_back());
-    }
-    // Nobody but the carrier is in the gate: if we die, it may take the gate along.
-    STASIS_TRY(set_way_out(LeaveBy::kUnmapping));
-    for (std::size_t i = 0; i < count; ++i) collect(threads_[first + i], batches[i]);
+Result<void> TracedProcess::start_round(std::size_t first, const ThreadBatch& build) {
+  STASIS_TRY(set_way_out(threads_.size() > 1 ? LeaveBy::kSigreturn : LeaveBy::kUnmapping));
+  const std::size_t count = std::min(GateMemory::kSmallSlots, threads_.size() - first);
+  std::vector<SlotPart> parts;
+  round_.clear();
+  for (std::size_t i = 0; i < count; ++i) {
+    TracedThread& thread = threads_[first + i];
+    const GateSlot slot = &thread == &carrier() ? gate_.carrier_slot() : gate_.small_slot(i);
+    const Batch::Extent head = &thread == &carrier() ? kFirstWord : STASIS_TRY(prepare_slot(thread, slot));
+    build(thread, round_.emplace_back(slot));
+    slot.control().stop_on_error = round_.back().on_error() == Batch::OnError::kStop;
+    parts.push_back({.slot = slot, .part = head});
+    append_batch(parts, round_.back());
+  }
+  STASIS_TRY(push_parts(*memory_, parts));
+  for (std::size_t i = 0; i < count; ++i) {
+    STASIS_TRY(threads_[first + i].start(gate_, round_[i], report_signal_));
   }
   return {};
+}
+
+Result<void> TracedProcess::finish_round(std::size_t first, const ThreadBatch& collect, const Patience& patience) {
+  std::vector<SlotPart> parts;
+  for (std::size_t i = 0; i < round_.size(); ++i) {
+    TracedThread& thread = threads_[first + i];
+    STASIS_TRY(thread.await_report(patience));
+    append_batch(parts, round_[i]);
+  }
+  STASIS_TRY(pull_parts(*memory_, parts));
+  for (std::size_t i = 0; i < round_.size(); ++i) {
+    TracedThread& thread = threads_[first + i];
+    if (&thread != &carrier()) STASIS_TRY(thread.put_back());
+  }
+  // Nobody but the carrier is in the gate: if we die, it may take the gate along.
+  STASIS_TRY(set_way_out(LeaveBy::kUnmapping));
+  for (std::size_t i = 0; i < round_.size(); ++i) collect(threads_[first + i], round_[i]);
+  return {};
+}
+
+Result<void> TracedProcess::start_in_each_thread(const ThreadBatch& build) { return start_round(0, build); }
+
+Result<void> TracedProcess::finish_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect,
+                                                  const Patience& patience) {
+  STASIS_TRY(finish_round(0, collect, patience));
+  for (std::size_t first = GateMemory::kSmallSlots; first < threads_.size(); first += GateMemory::kSmallSlots) {
+    STASIS_TRY(start_round(first, build));
+    STASIS_TRY(finish_round(first, collect, patience));
+  }
+  return {};
+}
+
+Result<void> TracedProcess::run_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect,
+                                               const Patience& patience) {
+  STASIS_TRY(start_in_each_thread(build));
+  return finish_in_each_thread(build, collect, patience);
 }
 
 Result<void> TracedProcess::unmap_gate(const Patience& patience) {

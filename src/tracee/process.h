@@ -88,6 +88,10 @@ class TracedProcess {
   // In every thread: `build` fills a batch, all run side by side, `collect` reads the results.
   using ThreadBatch = std::function<void(TracedThread&, Batch&)>;
   Result<void> run_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect, const Patience& patience);
+  // The same in two steps, so that it goes on in several processes at one time: as many threads as have room in the
+  // gate are started by the first, the others run in the second. REQUIRES: nothing else runs in the process in between.
+  Result<void> start_in_each_thread(const ThreadBatch& build);
+  Result<void> finish_in_each_thread(const ThreadBatch& build, const ThreadBatch& collect, const Patience& patience);
 
   // If we are killed before the gate goes, that descriptor is closed on the way out (-1: none any more). REQUIRES: the
   // gate is open.
@@ -118,6 +122,7 @@ class TracedProcess {
   TracedProcess(HostPid pid, kernel::ProcDir proc) : pid_(pid), proc_(std::move(proc)) {}
   bool left_over_from_before(HostPid tid) const;
   Result<bool> attach_new_threads();
+  bool holds_all_threads() const;
   void forget_gone_threads();
   void let_threads_go(int signal);
   void let_unsettled_threads_go();
@@ -142,6 +147,8 @@ class TracedProcess {
   Result<void> prepare_gate(const GateOrder& order);
   Result<void> furnish_gate(const Patience& patience);
   Result<void> unmap_gate(const Patience& patience);
+  Result<void> start_round(std::size_t first, const ThreadBatch& build);
+  Result<void> finish_round(std::size_t first, const ThreadBatch& collect, const Patience& patience);
   Result<void> push_slot(const GateSlot& slot) const;
   // The slot of somebody who is not healed but killed, in that memory; `inner`: what he calls himself.
   Result<void> prepare_foreign_slot(const kernel::ProcessMemory& memory, const GateSlot& slot, std::int64_t inner);
@@ -170,6 +177,7 @@ class TracedProcess {
   GateMemory gate_to_be_;  // until the process has it
   int report_signal_ = 0;
   bool must_borrow_ = false;  // no signal can report the end of a batch as it is
+  std::vector<Batch> round_;  // that were started and not yet waited for
   bool borrowed_ = false;
   std::array<std::uint64_t, 4> borrowed_action_{};
   bool children_ignored_ = false;  // its action for SIGCHLD stands in the heal area

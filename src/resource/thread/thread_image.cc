@@ -71,6 +71,8 @@ long call_by_wait_channel(const kernel::ProcDir& proc, HostPid tid, const Waitin
   return call.first < kernel::page_size() ? SYS_clock_nanosleep : SYS_nanosleep;
 }
 
+std::string schedstat_file(HostPid tid) { return fmt::format("task/{}/schedstat", tid.value()); }
+
 // When the run-queue clock of a CPU was zero. Leaves us on that CPU.
 std::optional<std::chrono::steady_clock::time_point> origin_of_clock(int cpu, const kernel::ProcDir& self) {
   cpu_set_t only;
@@ -169,13 +171,14 @@ WaitTimes WaitTimes::look(const kernel::ProcDir& proc, RunQueueClocks& clocks) {
     if (!origin) return {};
     seen[i].sleep = {.since = *origin + nanoseconds(*sched->exec_start_ns),
                      .count = *sched->voluntary_switches,
-                     .all = sched->switches};
+                     .all = sched->switches,
+                     .schedstat = kernel::KeptFile::open(proc, schedstat_file(tid))};
     return {};
   };
   static_cast<void>(side_by_side({.count = seen.size(), .worth_a_thread = 16}, look_at));
   for (std::size_t i = 0; i < seen.size(); ++i) {
     if (seen[i].restarted) waits.restarted_[(*threads)[i]] = *seen[i].restarted;
-    if (seen[i].sleep) waits.sleeps_[(*threads)[i]] = *seen[i].sleep;
+    if (seen[i].sleep) waits.sleeps_[(*threads)[i]] = *std::move(seen[i].sleep);
   }
   return waits;
 }
@@ -188,7 +191,9 @@ long WaitTimes::restarted_call(HostPid tid) const {
 // It was woken once, by us, and stopped. How often a thread got a CPU is cheap to read, and mostly says all.
 bool WaitTimes::slept_on(const Sleep& sleep, const kernel::ProcDir& proc, HostPid tid) {
   unsigned long long arrivals = 0;
-  const auto text = sleep.all ? proc.read(fmt::format("task/{}/schedstat", tid.value())) : Result<std::string>("");
+  const auto text = !sleep.all        ? Result<std::string>("")
+                    : sleep.schedstat ? sleep.schedstat.read()
+                                      : proc.read(schedstat_file(tid));
   if (text && std::sscanf(text->c_str(), "%*u %*u %llu", &arrivals) == 1 && arrivals == *sleep.all + 1) return true;
   const auto sched = proc.thread_sched(tid);
   return sched && sched->voluntary_switches == sleep.count + 1;

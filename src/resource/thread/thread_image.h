@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 
+#include "kernel/kept_file.h"
 #include "resource/credentials/credentials.h"
 #include "resource/thread/thread_record.h"
 #include "tracee/process.h"
@@ -41,6 +42,7 @@ class WaitTimes {
     std::chrono::steady_clock::time_point since;
     std::uint64_t count = 0;           // voluntary switches up to and with this one
     std::optional<std::uint64_t> all;  // switches of any kind
+    kernel::KeptFile schedstat;
   };
   static bool slept_on(const Sleep& sleep, const kernel::ProcDir& proc, HostPid tid);
   std::map<HostPid, Sleep> sleeps_;
