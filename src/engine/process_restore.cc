@@ -12,8 +12,8 @@
 
 #include "arch/x86_64/xstate.h"
 #include "base/log.h"
-#include "resource/cgroup/cgroup.h"
 #include "kernel/pidfd.h"
+#include "resource/cgroup/cgroup.h"
 #include "resource/file_table/file_table.h"
 #include "resource/fs/fs.h"
 #include "resource/kinds.h"
@@ -208,33 +208,46 @@ Result<void> ProcessRestore::restore(const InheritedState& inherited, const Rest
   if (ended_leader_) STASIS_TRY(end_leader(inherited, patience));
   STASIS_TRY(queue_thread_signals(patience));
   STASIS_TRY(restore_threads(inherited, patience));
-  STASIS_TRY(restore_last(inherited, patience));
+  CallRunner calls(*process_, patience);
+  fill_attributes(inherited, calls);
+  STASIS_TRY(calls.flush());
+  return restore_scheduling();
+}
+
+bool ProcessRestore::is_plain() const {
+  return threads_.size() == 1 && !ended_leader_ && !confined() && record_.pending_signals.empty() &&
+         threads_.front().pending_signals.empty() && record_.timers.posix.empty();
+}
+
+Result<void> ProcessRestore::restore_scheduling() {
   for (std::size_t i = 0; i < threads_.size(); ++i) {
     STASIS_TRY(apply_scheduling(threads_[i].attributes, process_->threads()[i].tid()));
   }
   return {};
 }
 
-Result<void> ProcessRestore::restore_context(const RestartContext& context) {
-  CallRunner calls(*process_, context.patience);
+Result<void> ProcessRestore::fill_context(const RestartContext& context, CallRunner& calls) const {
   if (owns_.sighand) STASIS_TRY(restore_signal_actions(sighand_->record, calls.batch(), calls.checks()));
   if (owns_.fs) {
     const auto* const fs = STASIS_TRY(context.objects.fetch<RestoredFs>(record_.fs, kind::kFs));
     fs->install(calls.batch(), calls.checks());
   }
-  return calls.flush();
+  return {};
 }
 
 // The descriptors, by the one process of those that share the table.
-Result<void> ProcessRestore::install_files(const RestartContext& context) {
+Result<void> ProcessRestore::install_files(const RestartContext& context, CallRunner& calls) const {
   if (!owns_.files) return {};
-  CallRunner calls(*process_, context.patience);
   const auto* const table = STASIS_TRY(context.objects.fetch<RestoredFileTable>(record_.file_table, kind::kFileTable));
   auto install = STASIS_TRY(RestoredFileTable::Install::plan(*table));
-  do {
-    install.fill(calls.batch(), calls.checks());
+  for (install.fill(calls.batch(), calls.checks()); !install.done(); install.fill(calls.batch(), calls.checks()))
     STASIS_TRY(calls.flush());
-  } while (!install.done());
+  return {};
+}
+
+Result<void> ProcessRestore::adopt_own_files(const RestartContext& context) const {
+  if (!owns_.files) return {};
+  const auto* const table = STASIS_TRY(context.objects.fetch<RestoredFileTable>(record_.file_table, kind::kFileTable));
   return table->adopt_own(pid(), context);
 }
 
@@ -248,12 +261,11 @@ Result<void> ProcessRestore::watch_own_files(const RestartContext& context) {
 
 // In the leader, with our own credentials still.
 Result<void> ProcessRestore::restore_process(const InheritedState& inherited, const RestartContext& context) {
-  STASIS_TRY(install_files(context));
-  if (record_.attributes.cgroups != inherited.process.cgroups) {
-    const auto proc = STASIS_TRY(kernel::ProcDir::open(pid()));
-    STASIS_TRY(rejoin_cgroups(record_.attributes.cgroups, proc, context.owner));
-  }
   CallRunner calls(*process_, context.patience);
+  STASIS_TRY(install_files(context, calls));
+  STASIS_TRY(calls.flush());
+  STASIS_TRY(adopt_own_files(context));
+  STASIS_TRY(rejoin_groups(inherited, context));
   const auto pending = STASIS_TRY(decode_pending(record_.pending_signals));
   for (const siginfo_t& info : pending) {
     STASIS_TRY(calls.make_room(1, sizeof info));
@@ -263,6 +275,26 @@ Result<void> ProcessRestore::restore_process(const InheritedState& inherited, co
   STASIS_TRY(restore_timers(record_.timers, probe_timer_ids(), calls.batch(), calls.checks()));
   restore_limits(record_.limits, inherited.limits, calls.batch(), calls.checks());
   return calls.flush();
+}
+
+// The same of one that is plain.
+Result<void> ProcessRestore::fill_process(const InheritedState& inherited, const RestartContext& context,
+                                          CallRunner& calls) {
+  STASIS_TRY(install_files(context, calls));
+  STASIS_TRY(rejoin_groups(inherited, context));
+  constexpr std::size_t kCalls = 64, kBytes = 4096;  // more than timers of a fixed number and limits need
+  STASIS_TRY(calls.make_room(kCalls, kBytes));
+  STASIS_TRY(restore_timers(record_.timers, probe_timer_ids(), calls.batch(), calls.checks()));
+  restore_limits(record_.limits, inherited.limits, calls.batch(), calls.checks());
+  return {};
+}
+
+Result<void> ProcessRestore::rejoin_groups(const InheritedState& inherited, const RestartContext& context) const {
+  if (record_.attributes.cgroups != inherited.process.cgroups) {
+    const auto proc = STASIS_TRY(kernel::ProcDir::open(pid()));
+    return rejoin_cgroups(record_.attributes.cgroups, proc, context.owner);
+  }
+  return {};
 }
 
 bool ProcessRestore::confined() const {
@@ -365,13 +397,17 @@ Result<void> ProcessRestore::restore_threads(const InheritedState& inherited, co
       patience);
 }
 
+Result<void> ProcessRestore::fill_last(const InheritedState& inherited, CallRunner& calls) {
+  STASIS_TRY(fill_thread(0, inherited, calls.batch(), calls.checks()));
+  fill_attributes(inherited, calls);
+  return {};
+}
+
 // What a change of credentials would undo.
-Result<void> ProcessRestore::restore_last(const InheritedState& inherited, const Patience& patience) {
-  CallRunner calls(*process_, patience);
+void ProcessRestore::fill_attributes(const InheritedState& inherited, CallRunner& calls) const {
   ProcessAttributes now = inherited.process;
   if (threads_.front().credentials != inherited.credentials) now.dumpable = ~record_.attributes.dumpable;
   restore_process_attributes(record_.attributes, now, calls.batch(), calls.checks());
-  return calls.flush();
 }
 
 Result<void> ProcessRestore::load_state(const ThreadRecord& record, TracedThread& thread) const {

@@ -68,9 +68,16 @@ class ProcessRestore {
   // A userfaultfd of its own making. REQUIRES: the rights of who restarts, still.
   Result<kernel::Userfaultfd> open_userfaultfd(const Patience& patience);
   // Signal actions and working directory: what must be there in all processes before descriptors are in any.
-  Result<void> restore_context(const RestartContext& context);
+  Result<void> fill_context(const RestartContext& context, CallRunner& calls) const;
   // Threads, descriptors, signals, limits, credentials: everything but the registers.
   Result<void> restore(const InheritedState& inherited, const RestartContext& context);
+  // Has it but one thread, and nothing that takes more than a few calls? Then many are restored at one time, in four
+  // steps instead.
+  bool is_plain() const;
+  Result<void> fill_process(const InheritedState& inherited, const RestartContext& context, CallRunner& calls);
+  Result<void> adopt_own_files(const RestartContext& context) const;
+  Result<void> fill_last(const InheritedState& inherited, CallRunner& calls);
+  Result<void> restore_scheduling();
   // What it must watch by epoll itself. REQUIRES: all that was put off is done.
   Result<void> watch_own_files(const RestartContext& context);
   // What the threads will go on with; yields those whose interrupted call has to be started again.
@@ -94,15 +101,16 @@ class ProcessRestore {
   Result<void> take_ended_leader();
   Result<void> check() const;
   Result<void> leave_creator(const ProcessAttributes& inherited, const Patience& patience);
-  Result<void> install_files(const RestartContext& context);
+  Result<void> install_files(const RestartContext& context, CallRunner& calls) const;
   Result<void> restore_process(const InheritedState& inherited, const RestartContext& context);
+  Result<void> rejoin_groups(const InheritedState& inherited, const RestartContext& context) const;
   std::vector<const SeccompRecord*> seccomp() const;
   Result<void> confine_threads(std::size_t inherited, const Patience& patience);
   Result<void> end_leader(const InheritedState& inherited, const Patience& patience);
   Result<void> restore_threads(const InheritedState& inherited, const Patience& patience);
   Result<void> queue_thread_signals(const Patience& patience);
   Result<void> fill_thread(std::size_t index, const InheritedState& inherited, Batch& batch, BatchChecks& checks);
-  Result<void> restore_last(const InheritedState& inherited, const Patience& patience);
+  void fill_attributes(const InheritedState& inherited, CallRunner& calls) const;
   bool must_start_call(const ThreadRecord& record, TracedThread& thread) const;
   Result<void> load_state(const ThreadRecord& record, TracedThread& thread) const;
 

@@ -275,26 +275,33 @@ void TreeImage::sort_by_descent() {
   processes_ = std::move(sorted);
 }
 
-// kcmp orders the objects; those that are equal lie side by side then, and
-// belong to the first in the tree.
+// kcmp orders the objects: each is looked up among those that are known. What is shared belongs to the first in the
+// tree.
 template <class Member>
-Result<void> TreeImage::find_sharers(kernel::KcmpType type, Member member, std::vector<std::size_t> candidates) {
-  Result<void> failed;
-  const auto compare = [&](std::size_t a, std::size_t b) {
-    const auto found = kernel::kcmp(type, processes_[a]->proc().live_tid(), processes_[b]->proc().live_tid());
-    if (!found && failed) failed = found.error();
-    return found ? *found : std::partial_ordering::unordered;
-  };
-  std::ranges::sort(candidates, [&](std::size_t a, std::size_t b) {
-    const auto found = a == b ? std::partial_ordering::equivalent : compare(a, b);
-    return found == std::partial_ordering::less || (found == std::partial_ordering::equivalent && a < b);
-  });
-  STASIS_TRY(std::move(failed));
-  for (std::size_t i = 1; i < candidates.size(); ++i) {
-    if (compare(candidates[i - 1], candidates[i]) == std::partial_ordering::equivalent)
-      processes_[candidates[i]]->shares().*member = processes_[candidates[i - 1]]->shares().*member;
+Result<void> TreeImage::find_sharers(kernel::KcmpType type, Member member, const std::vector<std::size_t>& candidates) {
+  std::vector<std::size_t> known;  // one process for each object, in the kernel's order
+  for (const std::size_t i : candidates) {
+    std::size_t low = 0, high = known.size();
+    std::optional<std::size_t> same;
+    while (low < high && !same) {
+      const std::size_t middle = low + (high - low) / 2;
+      const auto order = STASIS_TRY(
+          kernel::kcmp(type, processes_[i]->proc().live_tid(), processes_[known[middle]]->proc().live_tid()));
+      if (order == std::partial_ordering::equivalent) {
+        same = known[middle];
+      } else if (order == std::partial_ordering::less) {
+        high = middle;
+      } else {
+        low = middle + 1;
+      }
+    }
+    if (same) {
+      processes_[i]->shares().*member = processes_[*same]->shares().*member;
+    } else {
+      known.insert(known.begin() + static_cast<std::ptrdiff_t>(low), i);
+    }
   }
-  return failed;
+  return {};
 }
 
 // Signal actions are shared only together with memory: clone(2) demands it, and

@@ -82,7 +82,7 @@ class TreeImage {
   Result<Settled> settle(std::size_t index, const Patience& patience);
   void sort_by_descent();
   template <class Member>
-  Result<void> find_sharers(kernel::KcmpType type, Member member, std::vector<std::size_t> candidates);
+  Result<void> find_sharers(kernel::KcmpType type, Member member, const std::vector<std::size_t>& candidates);
   Result<void> find_shares();
   Result<void> find_zombies();
   std::vector<std::pair<HostPid, HostPid>> parents() const;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <ranges>
 #include <set>
@@ -329,9 +330,41 @@ Result<void> TreeRestore::end_zombies() {
   return {};
 }
 
+// `fill` puts together what each of them shall call, in a slot of its own: as many as there are slots call at one time.
+template <class Fill>
+Result<void> TreeRestore::call_in_all(std::span<ProcessRestore* const> processes, Fill fill) const {
+  for (std::span<ProcessRestore* const> rest = processes; !rest.empty();) {
+    const auto some = rest.first(std::min(rest.size(), GateMemory::kSmallSlots));
+    rest = rest.subspan(some.size());
+    std::vector<CallRunner> runners;
+    runners.reserve(some.size());
+    for (std::size_t i = 0; i < some.size(); ++i) {
+      CallRunner& calls = runners.emplace_back(some[i]->task(), context_.patience, gate_->memory().small_slot(i));
+      STASIS_TRY(fill(*some[i], calls));
+      STASIS_TRY(calls.start());
+    }
+    for (CallRunner& calls : runners) STASIS_TRY(calls.finish());
+  }
+  return {};
+}
+
 Result<void> TreeRestore::restore() {
-  for (const auto& process : live_) STASIS_TRY(process->restore_context(context_));
-  for (const auto& process : live_) STASIS_TRY(process->restore(inherited_, context_));
+  std::vector<ProcessRestore*> all, plain;
+  for (const auto& process : live_) all.push_back(process.get());
+  std::ranges::copy_if(all, std::back_inserter(plain), &ProcessRestore::is_plain);
+  STASIS_TRY(call_in_all(
+      all, [&](ProcessRestore& process, CallRunner& calls) { return process.fill_context(context_, calls); }));
+  // Those first whose leaders may end: their children learn of the end of the thread that is left.
+  for (ProcessRestore* const process : all) {
+    if (!process->is_plain()) STASIS_TRY(process->restore(inherited_, context_));
+  }
+  STASIS_TRY(call_in_all(plain, [&](ProcessRestore& process, CallRunner& calls) {
+    return process.fill_process(inherited_, context_, calls);
+  }));
+  for (const ProcessRestore* const process : plain) STASIS_TRY(process->adopt_own_files(context_));
+  STASIS_TRY(call_in_all(
+      plain, [&](ProcessRestore& process, CallRunner& calls) { return process.fill_last(inherited_, calls); }));
+  for (ProcessRestore* const process : plain) STASIS_TRY(process->restore_scheduling());
   return {};
 }
 

@@ -64,6 +64,8 @@ class TreeRestore {
   Result<void> end_helpers();
   Result<void> end_zombies();
   Result<void> name_process(NewProcess& process, const std::string& name) const;
+  template <class Fill>
+  Result<void> call_in_all(std::span<ProcessRestore* const> processes, Fill fill) const;
   Result<void> restore_job_states();
   Result<void> start_calls();
   template <class... Args>

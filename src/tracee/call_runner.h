@@ -18,6 +18,9 @@ class CallRunner {
  public:
   CallRunner(NewProcess& process, const Patience& patience)
       : process_(process), patience_(patience), batch_(process.batch()) {}
+  // In a slot of its own, so that several processes run their calls at one time.
+  CallRunner(NewProcess& process, const Patience& patience, const GateSlot& slot)
+      : process_(process), patience_(patience), batch_(slot, Batch::OnError::kStop) {}
 
   template <class... Args>
   Result<void> call(std::string what, long nr, Args... args) {
@@ -35,8 +38,19 @@ class CallRunner {
   Batch& batch() { return batch_; }
   BatchChecks& checks() { return checks_; }
   Result<void> flush() {
+    STASIS_TRY(start());
+    return finish();
+  }
+  // The same in two steps; nothing else may be done with the process in between.
+  Result<void> start() {
     if (batch_.empty()) return {};
-    STASIS_TRY(process_.run(batch_, patience_));
+    running_ = true;
+    return process_.start(batch_);
+  }
+  Result<void> finish() {
+    if (!running_) return {};
+    running_ = false;
+    STASIS_TRY(process_.finish(patience_));
     STASIS_TRY(checks_.verify(batch_));
     batch_.clear();
     checks_.clear();
@@ -48,6 +62,7 @@ class CallRunner {
   const Patience& patience_;
   Batch batch_;
   BatchChecks checks_;
+  bool running_ = false;
 };
 
 }  // namespace stasis

@@ -71,6 +71,9 @@ class NewProcess {
   // A fresh batch in the leader's slot, broken off at the first failing call.
   Batch batch() const { return Batch(gate_->memory().carrier_slot(), Batch::OnError::kStop); }
   Result<void> run(const Batch& batch, const Patience& patience);
+  // The same in two steps, of a batch in any slot.
+  Result<void> start(const Batch& batch) { return start(leader(), batch); }
+  Result<void> finish(const Patience& patience) { return leader().await_report(patience); }
   // The same batch, built in the leader's slot, in threads()[index].
   Result<void> run_in(std::size_t index, const Batch& batch, const Patience& patience);
   // Makes the other threads; they stay stopped.
