@@ -126,9 +126,10 @@ Result<void> ProcessRestore::map(const RestartGate& gate, const InheritedState& 
   STASIS_TRY(apply_process_attributes(record_.attributes, proc));
   syscall_instruction_ = memory_->syscall_instruction();
   if (!owns_.memory) return {};
-  STASIS_TRY(leave_creator(parent ? parent->record_.attributes : inherited.process, patience));
+  CallRunner calls(*process_, patience);
+  STASIS_TRY(leave_creator(parent ? parent->record_.attributes : inherited.process, calls));
   const auto start = parent ? RestoredMemory::Start::kForked : RestoredMemory::Start::kElsewhere;
-  return memory_->map(*process_, gate, start, patience);
+  return memory_->map(calls, gate, start);
 }
 
 Result<void> ProcessRestore::copy_forked_pages(const ProcessRestore& origin, const Patience& patience) const {
@@ -147,8 +148,7 @@ Result<void> ProcessRestore::copy_forked_pages(const ProcessRestore& origin, con
 }
 
 // What ties the new process to the one it was copied from.
-Result<void> ProcessRestore::leave_creator(const ProcessAttributes& inherited, const Patience& patience) {
-  CallRunner calls(*process_, patience);
+Result<void> ProcessRestore::leave_creator(const ProcessAttributes& inherited, CallRunner& calls) const {
   const auto rseq = kernel::ptrace_get_rseq_configuration(pid());
   if (rseq && rseq->pointer) {
     STASIS_TRY(
@@ -160,7 +160,7 @@ Result<void> ProcessRestore::leave_creator(const ProcessAttributes& inherited, c
     constexpr int kTileDataNumber = 18;
     STASIS_TRY(calls.call("permission for AMX tiles", SYS_arch_prctl, kReqXcompPerm, kTileDataNumber));
   }
-  return calls.flush();
+  return {};
 }
 
 Result<void> ProcessRestore::write_pages(std::span<const PageRun> runs, std::span<const std::byte> pages) const {
@@ -173,8 +173,8 @@ Result<void> ProcessRestore::write_pages(std::span<const PageRun> runs, std::spa
   return writer_->write(ranges, pages);
 }
 
-Result<void> ProcessRestore::finish_memory(const Patience& patience) {
-  return owns_.memory ? memory_->finish(*process_, patience) : Result<void>();
+Result<void> ProcessRestore::finish_memory(CallRunner& calls) const {
+  return owns_.memory ? memory_->finish(calls) : Result<void>();
 }
 
 Result<kernel::Userfaultfd> ProcessRestore::open_userfaultfd(const Patience& patience) {

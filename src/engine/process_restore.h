@@ -64,7 +64,7 @@ class ProcessRestore {
   Result<void> copy_forked_pages(const ProcessRestore& origin, const Patience& patience) const;
   // Fills `runs`, one behind another, with `pages`.
   Result<void> write_pages(std::span<const PageRun> runs, std::span<const std::byte> pages) const;
-  Result<void> finish_memory(const Patience& patience);
+  Result<void> finish_memory(CallRunner& calls) const;
   // A userfaultfd of its own making. REQUIRES: the rights of who restarts, still.
   Result<kernel::Userfaultfd> open_userfaultfd(const Patience& patience);
   // Signal actions and working directory: what must be there in all processes before descriptors are in any.
@@ -100,7 +100,7 @@ class ProcessRestore {
   ProcessRestore() = default;
   Result<void> take_ended_leader();
   Result<void> check() const;
-  Result<void> leave_creator(const ProcessAttributes& inherited, const Patience& patience);
+  Result<void> leave_creator(const ProcessAttributes& inherited, CallRunner& calls) const;
   Result<void> install_files(const RestartContext& context, CallRunner& calls) const;
   Result<void> restore_process(const InheritedState& inherited, const RestartContext& context);
   Result<void> rejoin_groups(const InheritedState& inherited, const RestartContext& context) const;

@@ -222,11 +222,21 @@ Result<void> TreeRestore::write_pages(std::size_t index, std::span<const PageRun
   return live_[index]->write_pages(runs, pages);
 }
 
+// It is waited for when it is to bear children, when there are no more slots, or when it is the last.
 Result<void> TreeRestore::finish_memory(std::size_t index) {
-  STASIS_TRY(live_[index]->finish_memory(context_.patience));
+  finishing_.reserve(GateMemory::kSmallSlots);
+  const GateSlot slot = gate_->memory().small_slot(finishing_.size());
+  CallRunner& calls = finishing_.emplace_back(live_[index]->task(), context_.patience, slot);
+  STASIS_TRY(live_[index]->finish_memory(calls));
+  STASIS_TRY(calls.start());
   const std::size_t node = node_of_[index];
   plan_children(node, TreeNode::Birth::kInSession, true);
   if (plan_.nodes[node].late_session) plan_session(node);
+  const bool last = index + 1 == live_.size();
+  if (!steps_.empty() || finishing_.size() == GateMemory::kSmallSlots || last) {
+    for (CallRunner& begun : finishing_) STASIS_TRY(begun.finish());
+    finishing_.clear();
+  }
   return take_steps();
 }
 

@@ -87,7 +87,8 @@ class TreeRestore {
     std::size_t node;
   };
   std::vector<Step> steps_;
-  std::set<ImagePid> used_;  // pids and tids that no helper may have
+  std::vector<CallRunner> finishing_;  // memory, in small slots of the gate
+  std::set<ImagePid> used_;            // pids and tids that no helper may have
   bool was_reaper_ = true;
 };
 

@@ -287,8 +287,7 @@ Result<void> RestoredMemory::keep_forked(CallRunner& calls, const RestartGate& g
   return {};
 }
 
-Result<void> RestoredMemory::map(NewProcess& process, const RestartGate& gate, Start start, const Patience& patience) {
-  CallRunner calls(process, patience);
+Result<void> RestoredMemory::map(CallRunner& calls, const RestartGate& gate, Start start) {
   start_ = start;
   STASIS_TRY(start == Start::kForked ? keep_forked(calls, gate) : empty(calls, gate));
   STASIS_TRY(attach_segments(calls));
@@ -377,8 +376,7 @@ Result<void> RestoredMemory::set_layout(CallRunner& calls) const {
   return calls.call("PR_SET_MM_MAP", SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, argument.remote, sizeof map, 0);
 }
 
-Result<void> RestoredMemory::finish(NewProcess& process, const Patience& patience) const {
-  CallRunner calls(process, patience);
+Result<void> RestoredMemory::finish(CallRunner& calls) const {
   for (const VmaRecord& vma : record_.vmas) {
     if (!is_ours_to_map(vma) || is_kept(vma)) continue;
     const kernel::VmFlags flags = vma.vm_flags();
@@ -395,8 +393,7 @@ Result<void> RestoredMemory::finish(NewProcess& process, const Patience& patienc
     if (flags.has(VmFlag::kSealed))
       STASIS_TRY(calls.call("mseal of " + describe(vma), kMseal, vma.start, vma.size(), 0));
   }
-  STASIS_TRY(set_layout(calls));
-  return calls.flush();
+  return set_layout(calls);
 }
 
 const VmaRecord* RestoredMemory::vdso_code() const {

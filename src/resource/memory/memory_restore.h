@@ -34,7 +34,7 @@ class RestoredMemory : public RestoredObject {
   enum class Start { kElsewhere, kForked };
   // Empties the process (the gate and what it keeps stay) and maps everything. Pages are then written by whoever reads
   // the chunks, and by whoever copies to_copy().
-  Result<void> map(NewProcess& process, const RestartGate& gate, Start start, const Patience& patience);
+  Result<void> map(CallRunner& calls, const RestartGate& gate, Start start);
   // The forked pages that the process does not have after map().
   std::vector<PageRun> to_copy() const;
   // Is the run inside private mappings of this address space?
@@ -44,8 +44,9 @@ class RestoredMemory : public RestoredObject {
   // fork brings, here or in `heirs`, and none whose pages must be there for what finish() does.
   std::vector<PageRun> lazy_areas(std::span<const PageRun> pages, std::uint64_t least,
                                   std::span<const RestoredMemory* const> heirs) const;
-  // After the last page: final protection, advice, guard regions, locks, and the kernel's idea of the layout.
-  Result<void> finish(NewProcess& process, const Patience& patience) const;
+  // After the last page: final protection, advice, guard regions, locks, and the kernel's idea of the layout. The calls
+  // are put together only.
+  Result<void> finish(CallRunner& calls) const;
   // Address of a syscall instruction in the restored vdso; 0 if the program had none.
   std::uint64_t syscall_instruction() const;
 
