@@ -313,10 +313,14 @@ Result<void> Checkpoint::copy_beforehand() {
   precopy_.emplace(*std::move(place), request_.tracked);
   const std::uint64_t worth_it = STASIS_TRY(precopy_->begin(*tree_, patience_));
   patience_.wait_longer();
-  if (worth_it != 0) STASIS_TRY(precopy_->copy(*tree_, patience_));
-  // A program that writes faster than we copy is better served by another snapshot.
-  constexpr std::uint64_t kTooMuch = std::uint64_t{128} << 20;
-  if (free_to_choose && (worth_it == 0 || precopy_->last_round_bytes() > kTooMuch)) {
+  // A program that writes faster than we copy is better served by another snapshot. To protect memory takes a hundredth
+  // of the time of reading it.
+  constexpr std::uint64_t kLittle = std::uint64_t{8} << 20, kTooMuchForAll = std::uint64_t{128} << 20;
+  const bool protects = free_to_choose && !request_.tracked && may_take_wp_snapshot(*tree_);
+  const std::uint64_t too_much = protects ? std::max(kLittle, worth_it / 100) : kTooMuchForAll;
+  if (worth_it != 0) STASIS_TRY(precopy_->copy(*tree_, protects ? too_much : Precopy::kNeverTooMuch, patience_));
+  if (free_to_choose && (worth_it == 0 || precopy_->last_round_bytes() > too_much)) {
+    precopy_->stop_tracking();
     STASIS_TRY(forget_copies());
   }
   std::destroy_at(&patience_);

@@ -25,6 +25,8 @@ constexpr std::uint64_t kLittle = std::uint64_t{2} << 20;
 // So much is copied so soon that little changes meanwhile.
 constexpr std::uint64_t kSoonCopied = std::uint64_t{16} << 20;
 constexpr int kMostRounds = 8;
+// What is written while this much is copied tells how it will go.
+constexpr std::uint64_t kSample = std::uint64_t{64} << 20;
 
 // File systems that may read a file straight into the program's pages, whoever asks.
 bool may_write_pages_itself(const kernel::Mount& mount) {
@@ -151,8 +153,23 @@ Result<std::shared_ptr<WriteTracker>> Precopy::tracker_for(ProcessImage& process
   return tracker;
 }
 
+// Copies some of the pages and leaves in those that must be copied still; returns the bytes written meanwhile.
+Result<std::uint64_t> Precopy::copy_sample(const ProcessImage& process, Target& target, std::vector<PageRun>& pages,
+                                           const Patience& patience) {
+  STASIS_TRY(fault_point("copy a sample"));
+  const std::vector<PageRun> sample = cut(pages, kSample).front();
+  STASIS_TRY(target.pages->copy(PageReader(*target.memory, target.shared), sample, patience));
+  const std::vector<Vma> now = STASIS_TRY(process.proc().maps());
+  const std::vector<PageRun> written = STASIS_TRY(target.tracker->take_written(process.proc(), now));
+  target.pages->forget(written);
+  const std::vector<PageRun> there = STASIS_TRY(pages_in(process.proc(), target.tracker->tracked()));
+  pages = intersect(merge(subtract(pages, sample), written), there);
+  return total_length(intersect(written, there));
+}
+
 // Returns the bytes copied.
-Result<std::uint64_t> Precopy::copy_round(const ProcessImage& process, Target& target, const Patience& patience) {
+Result<std::uint64_t> Precopy::copy_round(const ProcessImage& process, Target& target, std::uint64_t too_much,
+                                          const Patience& patience) {
   const bool first = target.pages->copied().empty();
   // What is in the parent image is not wanted.
   std::vector<PageRun> changed = subtract(target.tracker->tracked(), target.tracker->unchanged());
@@ -165,11 +182,17 @@ Result<std::uint64_t> Precopy::copy_round(const ProcessImage& process, Target& t
   if (!target.tracker) return 0;
   const std::vector<PageRun> there = STASIS_TRY(pages_in(process.proc(), target.tracker->tracked()));
   changed = intersect(changed, there);
+  if (first && too_much != kNeverTooMuch && total_length(changed) > 2 * kSample) {
+    const std::uint64_t written = STASIS_TRY(copy_sample(process, target, changed, patience));
+    log::debug("precopy", "{} KiB written while {} were copied", written >> 10, kSample >> 10);
+    outrun_ = written > std::max(too_much, kSample / 2);
+    if (outrun_) return written;
+  }
   STASIS_TRY(target.pages->copy(PageReader(*target.memory, target.shared), changed, patience));
   return total_length(changed);
 }
 
-Result<void> Precopy::copy(TreeImage& tree, const Patience& patience) {
+Result<void> Precopy::copy(TreeImage& tree, std::uint64_t too_much, const Patience& patience) {
   for (int round = 0; round < kMostRounds; ++round) {
     const std::uint64_t before = last_round_;
     last_round_ = 0;
@@ -178,9 +201,10 @@ Result<void> Precopy::copy(TreeImage& tree, const Patience& patience) {
       if (found == targets_.end() || !found->second.tracker) continue;
       STASIS_TRY(patience.check());
       STASIS_TRY(fault_point("copy pages"));
-      const auto copied = copy_round(*process, found->second, patience);
+      const auto copied = copy_round(*process, found->second, too_much, patience);
       if (copied) {
         last_round_ += *copied;
+        if (outrun_) return {};
         continue;
       }
       STASIS_TRY(patience.check());

@@ -31,8 +31,10 @@ class Precopy {
   // Gets a tracker for every process that is worth one. Returns the bytes that will be copied. What fails for one
   // process leaves that one out. REQUIRES: the tree runs and was looked at.
   Result<std::uint64_t> begin(TreeImage& tree, const Patience& patience);
-  // Copies, round after round, until little is left or it does not become less.
-  Result<void> copy(TreeImage& tree, const Patience& patience);
+  // Copies, round after round, until little is left or it does not become less. It gives up early where more than
+  // `too_much` bytes are written in a moment.
+  static constexpr std::uint64_t kNeverTooMuch = ~std::uint64_t{0};
+  Result<void> copy(TreeImage& tree, std::uint64_t too_much, const Patience& patience);
   // Of the last round; about what the freeze will find.
   std::uint64_t last_round_bytes() const { return last_round_; }
 
@@ -59,12 +61,16 @@ class Precopy {
   Result<void> add(ProcessImage& process, std::span<const kernel::Vma> areas, const Patience& patience);
   Result<std::shared_ptr<WriteTracker>> tracker_for(ProcessImage& process, const Patience& patience);
   std::vector<PageRun> untouched(const ProcessImage& process, Target& target) const;
-  Result<std::uint64_t> copy_round(const ProcessImage& process, Target& target, const Patience& patience);
+  Result<std::uint64_t> copy_round(const ProcessImage& process, Target& target, std::uint64_t too_much,
+                                   const Patience& patience);
+  Result<std::uint64_t> copy_sample(const ProcessImage& process, Target& target, std::vector<PageRun>& pages,
+                                    const Patience& patience);
 
   PrecopyPlace place_;
   TrackedTree* kept_;
   std::map<HostPid, Target> targets_;
   std::uint64_t last_round_ = 0;
+  bool outrun_ = false;
 };
 
 }  // namespace stasis

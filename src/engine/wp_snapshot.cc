@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/wp_snapshot.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -10,6 +12,7 @@
 #include <chrono>
 #include <map>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "engine/fault_point.h"
 #include "image/page_runs.h"
@@ -141,7 +144,20 @@ class WpSnapshot final : public Snapshot {
   std::unique_ptr<Worker> server_;
 };
 
+// userfaultfd(2) for the kernel's faults as well: of a process that has the capability here, not in a namespace of its
+// own.
+bool may_protect_itself(const kernel::ProcDir& proc) {
+  const auto status = proc.status();
+  const auto theirs = read_link(proc.fd(), "ns/user");
+  const auto ours = read_link(AT_FDCWD, "/proc/self/ns/user");
+  return status && theirs && ours && *theirs == *ours && (status->cap_effective >> CAP_SYS_PTRACE & 1) != 0;
+}
+
 }  // namespace
+
+bool may_take_wp_snapshot(const TreeImage& tree) {
+  return std::ranges::all_of(tree.processes(), [](const auto& process) { return may_protect_itself(process->proc()); });
+}
 
 Result<std::unique_ptr<Snapshot>> take_wp_snapshot(TreeImage& tree, const Patience& patience) {
   auto snapshot = std::make_unique<WpSnapshot>();

@@ -14,6 +14,8 @@ sys.path.insert(0, str(HERE.parent / "harness"))
 from harness import Failure, Skip, descendants, json_of, proc_text, run_cases  # noqa: E402  (the path comes first)
 
 MIB = 64
+# From 256 MiB on `auto` looks how fast a program writes.
+LARGE = 320
 MODES = ("freeze", "cow", "wp", "precopy", "auto")
 # For whom a kind of snapshot is refused: by name, and the program never notices.
 NEEDS_ROOT = ("wp",)
@@ -22,10 +24,10 @@ NEEDS_ROOT = ("wp",)
 class Writer:
     """writer.c, whoever it is at present: started or restarted."""
 
-    def __init__(self, lab, program, threads, processes=1):
+    def __init__(self, lab, program, threads, processes=1, mib=MIB):
         self.lab = lab
         self.report = lab.write("report", "")
-        self.popen = lab.start([lab.install(program), processes, threads, MIB, self.report])
+        self.popen = lab.start([lab.install(program), processes, threads, mib, self.report])
         self.pid = self.popen.pid
         self.wait_right(2)
 
@@ -95,11 +97,11 @@ def save(lab, writer, mode, *options):
     return image
 
 
-def consistent(mode, threads, processes=1):
+def consistent(mode, threads, processes=1, mib=MIB, times=3):
     """A case: saved, seen to go on, killed, restarted, seen to be right; then the restarted one is saved."""
     def case(lab, options):
-        writer = Writer(lab, options.program, threads, processes)
-        for _ in range(100 if options.long else 3):
+        writer = Writer(lab, options.program, threads, processes, mib)
+        for _ in range(100 if options.long else times):
             image = save(lab, writer, mode)
             writer.wait_right(2)
             if image is None:
@@ -164,6 +166,7 @@ def only_what_counts(lab, _options):
 CASES = {"only_what_counts": only_what_counts, "mistakes_are_found": mistakes_are_found}
 CASES |= {f"{mode}_{threads}": consistent(mode, threads) for mode in MODES for threads in (2, 8)}
 CASES |= {f"{mode}_tree": consistent(mode, 6, 3) for mode in MODES}
+CASES["auto_large"] = consistent("auto", 2, mib=LARGE, times=1)
 
 if __name__ == "__main__":
     run_cases(CASES, description=__doc__)

@@ -11,14 +11,14 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent / "harness"))
-from consistent import MODES, Writer, save  # noqa: E402  (the path comes first)
+from consistent import LARGE, MIB, MODES, Writer, save  # noqa: E402  (the path comes first)
 from harness import Failure, proc_text, run_cases  # noqa: E402
 
 
-def restless(mode, compress=None):
+def restless(mode, compress=None, mib=MIB, times=3):
     def case(lab, options):
-        writer = Writer(lab, options.program, 7)
-        for i in range(100 if options.long else 3):
+        writer = Writer(lab, options.program, 7, mib=mib)
+        for i in range(100 if options.long else times):
             image = save(lab, writer, mode, *(["--compress", compress] if compress else []))
             if image is None:
                 continue
@@ -88,6 +88,7 @@ def precopy_killed(lab, options):
 # Memory that is given up under write protection makes that another kind of snapshot: traces.py has it.
 CASES = {f"restless_{mode}": restless(mode) for mode in MODES if mode != "wp"}
 CASES["restless_precopy_lz4"] = restless("precopy", "lz4")
+CASES["restless_auto_large"] = restless("auto", mib=LARGE, times=1)
 CASES |= {"precopy_faults": precopy_faults, "precopy_killed": precopy_killed}
 
 if __name__ == "__main__":
