@@ -20,6 +20,7 @@
 #include "engine/lazy/being_filled.h"
 #include "engine/parent_image.h"
 #include "engine/precopy.h"
+#include "engine/snapshot_choice.h"
 #include "engine/stops_put_off.h"
 #include "engine/tree_image.h"
 #include "engine/wp_snapshot.h"
@@ -270,11 +271,9 @@ Result<void> Checkpoint::look_at_clocks() {
 Result<void> Checkpoint::choose_snapshot() {
   const bool runs_on = request_.after == AfterCheckpoint::kLeaveRunning;
   report_.snapshot = runs_on ? request_.snapshot : SnapshotMode::kFreeze;
-  // So much takes long enough to be noticed.
-  constexpr std::uint64_t kMuch = std::uint64_t{256} << 20;
   const bool little_is_left = request_.tracked && request_.tracked->has_base();
   if (report_.snapshot == SnapshotMode::kAuto && attempt_ == Attempt::kFirst && image_->seekable() &&
-      (little_is_left || Precopy::worth(*tree_) >= kMuch)) {
+      (little_is_left || Precopy::worth(*tree_) >= kMuchToSave)) {
     report_.snapshot = SnapshotMode::kPrecopy;
   }
   if (report_.snapshot != SnapshotMode::kPrecopy || image_->seekable()) return {};
@@ -313,11 +312,9 @@ Result<void> Checkpoint::copy_beforehand() {
   precopy_.emplace(*std::move(place), request_.tracked);
   const std::uint64_t worth_it = STASIS_TRY(precopy_->begin(*tree_, patience_));
   patience_.wait_longer();
-  // A program that writes faster than we copy is better served by another snapshot. To protect memory takes a hundredth
-  // of the time of reading it.
-  constexpr std::uint64_t kLittle = std::uint64_t{8} << 20, kTooMuchForAll = std::uint64_t{128} << 20;
+  // A program that writes faster than we copy is better served by another snapshot.
   const bool protects = free_to_choose && !request_.tracked && may_take_wp_snapshot(*tree_);
-  const std::uint64_t too_much = protects ? std::max(kLittle, worth_it / 100) : kTooMuchForAll;
+  const std::uint64_t too_much = too_much_written(worth_it, protects);
   if (worth_it != 0) STASIS_TRY(precopy_->copy(*tree_, protects ? too_much : Precopy::kNeverTooMuch, patience_));
   if (free_to_choose && (worth_it == 0 || precopy_->last_round_bytes() > too_much)) {
     precopy_->stop_tracking();
@@ -451,18 +448,13 @@ Result<void> Checkpoint::leave_out_unwritten() {
   return {};
 }
 
-// What to try, the best first. To write a little takes less time than a fork; to protect much takes less than to fork
-// it, but where it fails all is written again, which a stream can't be.
+// Where a protection fails all is written again, which a stream can't be; and an area has one userfaultfd.
 std::vector<SnapshotMode> Checkpoint::ways() const {
-  using enum SnapshotMode;
-  constexpr std::uint64_t kLittle = std::uint64_t{4} << 20, kMore = std::uint64_t{1} << 20;  // and for each process
-  constexpr std::uint64_t kMuch = std::uint64_t{256} << 20;
-  if (request_.snapshot != kAuto) return {report_.snapshot};
-  const std::uint64_t bytes = report_.pages * environment_.page_size;
-  if (bytes <= kLittle + kMore * report_.processes) return {kFreeze};
-  if (bytes <= kMuch || attempt_ == Attempt::kSecond || !image_->seekable()) return {kCow, kFreeze};
-  if (request_.tracked) return {kCow, kFreeze};  // an area has one userfaultfd
-  return {kWp, kCow, kFreeze};
+  if (request_.snapshot != SnapshotMode::kAuto) return {report_.snapshot};
+  return ways_to_try(
+      {.bytes = report_.pages * environment_.page_size,
+       .processes = report_.processes,
+       .may_be_protected = attempt_ == Attempt::kFirst && image_->seekable() && request_.tracked == nullptr});
 }
 
 Result<void> Checkpoint::take_snapshot() {
