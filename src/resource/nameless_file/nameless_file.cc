@@ -17,6 +17,7 @@
 #include "resource/file_contents/file_contents.h"
 #include "resource/file_contents/visible_contents.h"
 #include "resource/open_file/other_name.h"
+#include "resource/open_file/stateless_device.h"
 
 namespace stasis {
 namespace {
@@ -31,6 +32,11 @@ std::string without_suffix(const std::string& link) {
 }
 
 std::int64_t to_ns(const timespec& t) { return t.tv_sec * kSecond + t.tv_nsec; }
+
+bool can_be_made(std::uint32_t mode, std::uint64_t device_number) {
+  return S_ISREG(mode) || S_ISDIR(mode) || is_stateless_device(mode, device_number);
+}
+
 timespec to_timespec(std::int64_t ns) {
   const std::int64_t rest = ((ns % kSecond) + kSecond) % kSecond;
   return {(ns - rest) / kSecond, rest};
@@ -74,8 +80,12 @@ std::optional<Obstacle> name_obstacle(const OpenFile& file, const OpenFileTable&
       return file.obstacle(Errc::kUnsupportedObject, "its path can't be reached from here",
                            "root can reach every directory; a file outside the root directory nobody can");
   }
-  if (!S_ISREG(file.stat.st_mode) && !S_ISDIR(file.stat.st_mode)) {
+  if (!can_be_made(file.stat.st_mode, file.stat.st_rdev)) {
     return file.obstacle(Errc::kUnsupportedObject, "its name was deleted while it is open");
+  }
+  if (S_ISCHR(file.stat.st_mode)) {
+    if (file.inode == nullptr || file.inode->views.empty()) return std::nullopt;
+    return file.obstacle(Errc::kUnsupportedObject, "its name was deleted while it is open and mapped");
   }
   for (const OutsideHolder& holder : tree.outside.of(file.link)) {
     if (!holder.writes && !tree.tree_writes(file)) continue;
@@ -96,7 +106,9 @@ Result<void> checkpoint_nameless_file(void* context, ObjRef ref, void* object) {
                             .gid = stat.st_gid,
                             .size = S_ISREG(stat.st_mode) ? static_cast<std::uint64_t>(stat.st_size) : 0,
                             .atime_ns = to_ns(stat.st_atim),
-                            .mtime_ns = to_ns(stat.st_mtim)};
+                            .mtime_ns = to_ns(stat.st_mtim),
+                            .device_number = S_ISCHR(stat.st_mode) ? stat.st_rdev : 0};
+  if (S_ISCHR(stat.st_mode)) return ctx.write_object(ref, kind::kNamelessFile, record);
   if (!inode.any().held) {
     record.size = STASIS_TRY(visible_size(inode));
     STASIS_TRY(write_visible_later(ctx, ref, inode, record.size));
@@ -116,7 +128,7 @@ std::string temporary_name(const std::string& directory) {
   return fmt::format("{}/.stasis-{:08x}{:08x}", directory, random(), random());
 }
 
-Result<UniqueFd> make_directory(const std::string& directory, const RestartContext& ctx) {
+Result<UniqueFd> make_directory(const NamelessFileRecord&, const std::string& directory, const RestartContext& ctx) {
   const std::string name = temporary_name(directory);
   STASIS_TRY(ctx.make_directory(name, 0700));
   auto fd = ctx.open_path(name, O_RDONLY | O_DIRECTORY);
@@ -124,7 +136,7 @@ Result<UniqueFd> make_directory(const std::string& directory, const RestartConte
   return fd;
 }
 
-Result<UniqueFd> make_file(const std::string& directory, const RestartContext& ctx) {
+Result<UniqueFd> make_file(const NamelessFileRecord&, const std::string& directory, const RestartContext& ctx) {
   auto fd = ctx.open_path(directory, O_TMPFILE | O_RDWR | O_EXCL, 0600);
   if (fd || (fd.error().sys_errno() != EOPNOTSUPP && fd.error().sys_errno() != EISDIR)) return fd;
   const std::string name = temporary_name(directory);
@@ -133,14 +145,34 @@ Result<UniqueFd> make_file(const std::string& directory, const RestartContext& c
   return named;
 }
 
+Result<UniqueFd> make_device(const NamelessFileRecord& record, const std::string& directory,
+                             const RestartContext& ctx) {
+  const auto rights = STASIS_TRY(ctx.take_rights());
+  const std::string name = temporary_name(directory);
+  if (::mknod(name.c_str(), S_IFCHR | 0600, record.device_number) != 0) {
+    Error error = Error::from_errno(errno, "make device " + name);
+    if (error.sys_errno() != EPERM) return error;
+    return std::move(error).with_code(Errc::kMissingCapability).with_help("it takes CAP_MKNOD: run as root");
+  }
+  auto fd = ctx.open_path(name, O_RDWR | O_NOCTTY);
+  if (::unlink(name.c_str()) != 0) return Error::from_errno(errno, "remove " + name);
+  return fd;
+}
+
 Result<UniqueFd> make_anywhere(const NamelessFileRecord& record, const RestartContext& ctx) {
-  const auto make = S_ISDIR(record.mode) ? make_directory : make_file;
-  auto made = make(directory_of(record.path), ctx);
+  const bool device = S_ISCHR(record.mode);
+  const auto make = S_ISDIR(record.mode) ? make_directory : device ? make_device : make_file;
+  auto made = make(record, directory_of(record.path), ctx);
   if (made) return made;
   log::info("files", "{}: {}", record.path, made.error().message());
-  auto elsewhere = make("/tmp", ctx);
-  if (elsewhere) return elsewhere;
-  return std::move(made).error().note("make a deleted file again");
+  // Few file systems but that of /dev let devices be opened where somebody took care.
+  for (const char* const directory : {"/tmp", "/dev"}) {
+    if (directory == std::string_view("/dev") && !device) continue;
+    auto elsewhere = make(record, directory, ctx);
+    if (elsewhere) return elsewhere;
+  }
+  return std::move(made).error().note(
+      fmt::format("make the deleted {} {} again", device ? "device" : "file", record.path));
 }
 
 Result<void> finish(const NamelessFileRecord& record, const RestartContext& ctx, int fd) {
@@ -162,7 +194,7 @@ Result<void*> restore_nameless_file(void* context, ObjRef) {
   auto file = std::make_unique<RestoredNamelessFile>();
   file->record = STASIS_TRY(ctx.image.read<NamelessFileRecord>());
   const NamelessFileRecord& record = file->record;
-  if ((!S_ISREG(record.mode) && !S_ISDIR(record.mode)) || record.size > kMaxSize || !record.path.starts_with('/')) {
+  if (!can_be_made(record.mode, record.device_number) || record.size > kMaxSize || !record.path.starts_with('/')) {
     return Error(Errc::kBadImage, "a deleted file of an impossible kind");
   }
   UniqueFd fd = STASIS_TRY(make_anywhere(record, ctx));
@@ -176,7 +208,7 @@ Result<void*> restore_nameless_file(void* context, ObjRef) {
 }
 
 Result<void> RestoredNamelessFile::fill(std::span<const PageRun> runs, std::span<const std::byte> pages) {
-  if (!S_ISREG(record.mode)) return Error(Errc::kBadImage, "contents of a directory");
+  if (!S_ISREG(record.mode)) return Error(Errc::kBadImage, "contents of a directory or device");
   return fill_contents(fd.get(), record.size, runs, pages);
 }
 

@@ -4,6 +4,7 @@
 //
 // All openings of such a file are openings of one object (kNamelessFile, by inode). It is made again without a name, in
 // the directory where it was or else in /tmp, and gets its mode and times at the very end, when all its openings exist.
+// Of devices only those without a state (/dev/null) are; a device takes CAP_MKNOD, and where devices may be opened.
 #pragma once
 
 #include <cstdint>
@@ -49,6 +50,7 @@ struct NamelessFileRecord {
   std::uint64_t size = 0;
   std::int64_t atime_ns = 0;
   std::int64_t mtime_ns = 0;
+  std::uint64_t device_number = 0;  // of a device file
 
   static constexpr auto fields() {
     using R = NamelessFileRecord;
@@ -58,7 +60,8 @@ struct NamelessFileRecord {
                       field<4>("gid", &R::gid),
                       field<5>("size", &R::size),
                       field<6>("atime_ns", &R::atime_ns),
-                      field<7>("mtime_ns", &R::mtime_ns)};
+                      field<7>("mtime_ns", &R::mtime_ns),
+                      field<8>("device_number", &R::device_number, Show::kHex)};
   }
 };
 

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <filesystem>
 
@@ -127,6 +128,44 @@ TEST_F(DeletedFile, ADirectoryComesBackToo) {
   EXPECT_EQ(stat_of(trip_.fd(0)).st_nlink, 0u);
 }
 
+TEST_F(DeletedFile, AStatelessDeviceComesBackWhereDevicesMayBeMade) {
+  if (::mknod(path_.c_str(), S_IFCHR | 0620, makedev(1, 5)) != 0) GTEST_SKIP() << "no CAP_MKNOD";
+  UniqueFd zero(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
+  if (!zero) GTEST_SKIP() << "devices can't be opened here";
+  UniqueFd path_only(::open(path_.c_str(), O_PATH | O_CLOEXEC));
+  ASSERT_EQ(::fchmod(zero.get(), 0604), 0);
+  ASSERT_EQ(::unlink(path_.c_str()), 0);
+  const struct ::stat before = stat_of(zero.get());
+  const std::size_t entries = trip_.dir().entries();
+  save_and_restore({zero.get(), path_only.get()});
+  const struct ::stat after = stat_of(trip_.fd(0));
+  EXPECT_NE(after.st_ino, before.st_ino);
+  EXPECT_EQ(after.st_dev, before.st_dev);
+  EXPECT_EQ(after.st_rdev, makedev(1, 5));
+  EXPECT_EQ(after.st_mode, mode_t{S_IFCHR | 0604});
+  EXPECT_EQ(after.st_nlink, 0u);
+  EXPECT_EQ(after.st_mtim.tv_nsec, before.st_mtim.tv_nsec);
+  EXPECT_EQ(stat_of(trip_.fd(1)).st_ino, after.st_ino);
+  char byte = 'x';
+  EXPECT_EQ(::read(trip_.fd(0), &byte, 1), 1);
+  EXPECT_EQ(byte, '\0');
+  EXPECT_EQ(trip_.dir().entries(), entries + 1);  // the image
+}
+
+TEST_F(DeletedFile, ADeviceThatIsMappedIsRefused) {
+  if (::mknod(path_.c_str(), S_IFCHR | 0600, makedev(1, 5)) != 0) GTEST_SKIP() << "no CAP_MKNOD";
+  UniqueFd zero(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
+  if (!zero) GTEST_SKIP() << "devices can't be opened here";
+  OpenFile file{.link = path_ + " (deleted)", .stat = stat_of(zero.get())};
+  file.stat.st_nlink = 0;
+  file.holders.push_back({.pid = HostPid(::getpid()), .fd = zero.get()});
+  OpenInode inode{.files = {&file}, .views = {{.pid = HostPid(::getpid()), .end = 4096}}};
+  ASSERT_EQ(::unlink(path_.c_str()), 0);
+  EXPECT_FALSE(name_obstacle(file, {}));
+  file.inode = &inode;
+  EXPECT_TRUE(name_obstacle(file, {}));
+}
+
 TEST_F(DeletedFile, OneWithoutPermissionsComesBack) {
   UniqueFd file = make();
   ASSERT_EQ(::write(file.get(), "text", 4), 4);
@@ -150,6 +189,8 @@ TEST_F(DeletedFile, IsRefusedIfAnOutsiderWouldGoOnWritingToTheOldOne) {
 TEST(NamelessFile, HostileRecordsAreRefused) {
   for (const NamelessFileRecord& record :
        {NamelessFileRecord{.path = "/x", .mode = S_IFIFO | 0600},
+        NamelessFileRecord{.path = "/x", .mode = S_IFCHR | 0600, .device_number = makedev(1, 1)},
+        NamelessFileRecord{.path = "/x", .mode = S_IFBLK | 0600, .device_number = makedev(1, 3)},
         NamelessFileRecord{.path = "x", .mode = S_IFREG | 0600},
         NamelessFileRecord{.path = "/x", .mode = S_IFREG | 0600, .size = ~std::uint64_t{0}}}) {
     EXPECT_FALSE(testing::restore_record(record, kind::kNamelessFile));

@@ -162,6 +162,7 @@ std::optional<Obstacle> mapped_file_obstacle(const OpenInode& inode, const OpenF
                     .why = std::move(why),
                     .help = std::move(help)};
   };
+  if (!S_ISREG(file.stat.st_mode)) return obstacle(Errc::kUnsupportedMemory, "a deleted device is mapped", "");
   for (const OutsideHolder& holder : tree.outside.of(file.link)) {
     if (holder.inode != file.stat.st_ino || (!holder.writes && !tree.tree_writes(file))) continue;
     return obstacle(Errc::kExternalPeer, fmt::format("{} shares this memory", holder.to_string()),

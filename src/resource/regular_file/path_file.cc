@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <linux/magic.h>
 #include <sys/statfs.h>
-#include <sys/sysmacros.h>
 #include <sys/types.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include "resource/kinds.h"
 #include "resource/nameless_file/nameless_file.h"
 #include "resource/open_file/anonymous_file.h"
+#include "resource/open_file/stateless_device.h"
 
 namespace stasis {
 namespace {
@@ -26,13 +26,6 @@ constexpr std::uint32_t kTemporaryBit = O_TMPFILE & ~O_DIRECTORY;
 constexpr std::uint32_t kReopenFlags =
     O_ACCMODE | O_APPEND | O_NONBLOCK | O_SYNC | O_DIRECT | O_NOATIME | O_DIRECTORY | O_NOFOLLOW | O_PATH | kLargeFile;
 constexpr std::uint32_t kPathOnlyFlags = O_PATH | O_DIRECTORY | O_NOFOLLOW;
-
-// Character devices of drivers/char/mem.c whose openings have no state.
-bool is_stateless_device(const struct ::stat& stat) {
-  constexpr std::array kMinors = {3u, 5u, 7u, 8u, 9u};  // null, zero, full, random, urandom
-  return S_ISCHR(stat.st_mode) && major(stat.st_rdev) == 1 &&
-         std::ranges::find(kMinors, minor(stat.st_rdev)) != kMinors.end();
-}
 
 bool is_synthetic(const OpenFile& file) {
   struct ::statfs fs{};
@@ -121,7 +114,8 @@ Result<FileVerdict> judge_file(const PathFileRecord& record, const FoundFile& fo
 bool claims_path_file(const OpenFile& file, const OpenFileTable&) {
   if (!file.link.starts_with('/') && !file.link.starts_with("(unreachable)")) return false;
   if (file.is_path_only()) return true;
-  return S_ISREG(file.stat.st_mode) || S_ISDIR(file.stat.st_mode) || is_stateless_device(file.stat);
+  return S_ISREG(file.stat.st_mode) || S_ISDIR(file.stat.st_mode) ||
+         is_stateless_device(file.stat.st_mode, file.stat.st_rdev);
 }
 
 std::optional<Obstacle> path_file_obstacle(const OpenFile& file, const OpenFileTable& tree, const CheckpointPolicy&) {
@@ -173,10 +167,8 @@ Result<UniqueFd> open_again(const PathFileRecord& record, const RestartContext& 
   const UniqueFd look = STASIS_TRY(ctx.open_path(record.path, O_PATH | follow));
   const FoundFile found = STASIS_TRY(FoundFile::look(look.get()));
   STASIS_TRY(judge_file(record, found, FilePolicy::kRelaxed));
-  struct ::stat device{};
-  device.st_mode = found.mode;
-  device.st_rdev = found.device_number;
-  const bool opened = S_ISREG(found.mode) || S_ISDIR(found.mode) || is_stateless_device(device);
+  const bool opened =
+      S_ISREG(found.mode) || S_ISDIR(found.mode) || is_stateless_device(found.mode, found.device_number);
   if (!opened && (record.flags & O_PATH) == 0) {
     return Error(Errc::kBadImage, fmt::format("{}: {} is not opened by its name", record.path, type_name(found.mode)));
   }
@@ -212,7 +204,8 @@ Result<void> lock_later(const PathFileRecord& record, int fd, RestartContext& ct
 Result<UniqueFd> restore_nameless(const PathFileRecord& record, RestartContext& ctx) {
   const auto* const file =
       STASIS_TRY(fetch_restored<RestoredNamelessFile>(ctx.objects, record.nameless, kind::kNamelessFile));
-  UniqueFd opened = STASIS_TRY(reopen(file->fd.get(), record.flags, record.offset));
+  const std::int64_t offset = S_ISCHR(record.mode) ? 0 : record.offset;
+  UniqueFd opened = STASIS_TRY(reopen(file->fd.get(), record.flags, offset));
   return ctx.park(std::move(opened));
 }
 
