@@ -217,16 +217,24 @@ select count(*), sum(n) from numbers;
 """
 
 
-def postgres_identity(lab):
-    """postgres does not run as root, nor (initdb, at least) as a user without a name: Popen options for one it likes."""
+def postgres_users(lab):
+    """Popen options: who makes the data, and who serves it. postgres does not run as root, and initdb wants its
+    user to have a name; the server does not."""
     if not lab.is_root:
-        return {}
-    if lab.as_user:
-        raise Skip("postgres needs a user with a name")
+        return {}, {}
     try:
-        return {"user": pwd.getpwnam("postgres").pw_uid, "group": pwd.getpwnam("postgres").pw_gid, "extra_groups": []}
+        user = pwd.getpwnam("postgres")
     except KeyError:
         raise Skip("there is no user postgres") from None
+    named = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    return named, lab.identity() if lab.as_user else named
+
+
+def give_tree(path, identity):
+    """Makes everything below a directory, and the directory, somebody's own."""
+    for where, _, names in os.walk(path):
+        for name in (where, *(os.path.join(where, name) for name in names)):
+            os.lchown(name, identity["user"], identity["group"])
 
 
 def postgres(lab, _options):
@@ -235,16 +243,21 @@ def postgres(lab, _options):
     if not found:
         raise Skip("postgresql is not installed")
     where = os.path.dirname(found[-1])
-    identity = postgres_identity(lab)
+    maker, identity = postgres_users(lab)
     path = {"PATH": f"{where}:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(lab.dir), "PGTZ": "UTC"}
+    (lab.dir / "data").mkdir(mode=0o700)
     if identity:
+        give_tree(lab.dir / "data", maker)
         os.chown(lab.dir, identity["user"], identity["group"])
         lab.dir.chmod(0o755)
     subprocess.run(["initdb", "-D", lab.dir / "data", "-U", "tester", "-A", "trust", "--no-sync"], check=True, cwd=lab.dir,
-                   env=path, stdout=subprocess.DEVNULL, **identity)
+                   env=path, stdout=subprocess.DEVNULL, **maker)
+    if identity:
+        give_tree(lab.dir / "data", identity)
     lab.write("tree.sh", POSTGRES_TREE)
     lab.write("running.sql", POSTGRES_RUNNING)
-    process = lab.start(["bash", "tree.sh"], env=path, **identity)
+    as_server = {} if lab.as_user else identity  # the Lab's own user is understood
+    process = lab.start(["bash", "tree.sh"], env=path, **as_server)
 
     def ask(sql):
         return say(lab, ["psql", "-h", lab.dir, "-U", "tester", "-d", "postgres", "-Atc", sql])
@@ -275,7 +288,7 @@ def postgres(lab, _options):
     server = next(p for p in (target, *descendants(target)) if proc_text(p, "cmdline").startswith("postgres -D"))
     os.kill(server, signal.SIGQUIT)  # at once, so that the next start must replay the log
     wait_nobody(lab, "end of postgres")
-    again = lab.start(["postgres", "-D", "data", "-k", lab.dir, "-c", "listen_addresses="], env=path, **identity)
+    again = lab.start(["postgres", "-D", "data", "-k", lab.dir, "-c", "listen_addresses="], env=path, **as_server)
 
     def answers():
         with contextlib.suppress(Failure):
