@@ -42,9 +42,14 @@ struct Holder {
 
 struct ViewedFile {
   std::string kind;
-  std::string path;  // empty: it has none
+  std::string path;    // empty: it has none
+  std::string behind;  // the object that its ends or openings have in common, as view_fields_text() prints it
   std::vector<Holder> holders;
 };
+
+// Fields by which the record of an open file names what is behind it: a pipe's ends the pipe, a terminal's slave the
+// terminal, a unix socket the link to its peer.
+constexpr std::array<std::string_view, 7> kBehind = {"pipe", "terminal", "link", "peer", "memory", "nameless", "queue"};
 
 std::string kind_name(ObjType type) {
   const auto names = object_names();
@@ -78,9 +83,13 @@ class ImageTree {
  private:
   Result<void> take_object(ObjRef ref, ObjType type, const RawRecord& raw);
   void find_holders();
+  void find_mapped();
   void find_children();
   std::vector<ImagePid> sharers(const ViewedProcess& process, ObjRef ProcessRecord::* object) const;
   ImagePid holder_of(ObjRef memory) const;
+  std::vector<Holder> others_behind(ObjRef file) const;
+  std::vector<ImagePid> others_mapping(const ViewedProcess& process, const MemoryRecord& memory,
+                                       const VmaRecord& vma) const;
   void write_process(std::string& out, std::size_t index, const std::string& indent) const;
   void write_shares(std::string& out, const ViewedProcess& process, const std::string& indent) const;
   void write_descriptors(std::string& out, const ViewedProcess& process, const std::string& indent) const;
@@ -94,6 +103,8 @@ class ImageTree {
   std::vector<ViewedProcess> processes_;
   std::vector<std::size_t> tops_;
   std::map<ObjRef, ViewedFile> files_;
+  std::map<std::string, std::vector<ObjRef>> behind_;    // the files that have an object in common
+  std::map<std::string, std::vector<ImagePid>> mapped_;  // who maps what, shared
   std::map<ObjRef, FileTableRecord> tables_;
   std::map<ObjRef, MemoryRecord> memories_;
   std::map<ObjRef, FsRecord> places_;
@@ -133,6 +144,7 @@ Result<ImageTree> ImageTree::read(const ImageReader& image) {
     object = {};
   }
   tree.find_holders();
+  tree.find_mapped();
   tree.find_children();
   return tree;
 }
@@ -145,13 +157,21 @@ Result<void> ImageTree::take_object(ObjRef ref, ObjType type, const RawRecord& r
   } else if (type == kind::kFs && raw.type == RecordType::kFs) {
     places_[ref] = STASIS_TRY(decode<FsRecord>(raw.payload, FsRecord::kName));
   } else if (type >= kind::kPathFile) {
-    ViewedFile file{.kind = kind_name(type), .path = {}, .holders = {}};
+    ViewedFile file{
+        .kind = kind_name(type), .path = {}, .behind = fmt::format("object {}", ref.value()), .holders = {}};
     for (const std::string_view field : {"path", "name", "link"}) {
       if (auto value = text_field(raw, field)) {
         file.path = *std::move(value);
         break;
       }
     }
+    for (const std::string_view field : kBehind) {
+      const auto value = text_field(raw, field);
+      if (!value || !value->starts_with("object ")) continue;
+      file.behind = *value;
+      break;
+    }
+    behind_[file.behind].push_back(ref);
     files_[ref] = std::move(file);
   }
   return {};
@@ -163,6 +183,28 @@ void ImageTree::find_holders() {
     if (table == tables_.end()) continue;
     for (const DescriptorRecord& descriptor : table->second.descriptors) {
       files_[descriptor.file].holders.push_back({process.record.pid, descriptor.fd});
+    }
+  }
+}
+
+// What a shared mapping is of; empty: of nothing that others could map.
+std::string mapped_object(const MemoryRecord& memory, const VmaRecord& vma) {
+  if (!vma.shared) return {};
+  if (vma.backing == VmaBacking::kObject && vma.file < memory.objects.size())
+    return fmt::format("object {}", memory.objects[vma.file].object.value());
+  if (vma.backing == VmaBacking::kFile && vma.file < memory.files.size()) return memory.files[vma.file].path;
+  return {};
+}
+
+void ImageTree::find_mapped() {
+  for (const ViewedProcess& process : processes_) {
+    const auto memory = memories_.find(process.record.memory);
+    if (memory == memories_.end()) continue;
+    for (const VmaRecord& vma : memory->second.vmas) {
+      const std::string object = mapped_object(memory->second, vma);
+      if (object.empty()) continue;
+      std::vector<ImagePid>& pids = mapped_[object];
+      if (pids.empty() || pids.back() != process.record.pid) pids.push_back(process.record.pid);
     }
   }
 }
@@ -190,6 +232,27 @@ std::vector<ImagePid> ImageTree::sharers(const ViewedProcess& process, ObjRef Pr
 ImagePid ImageTree::holder_of(ObjRef memory) const {
   const auto found = std::ranges::find(processes_, memory, [](const ViewedProcess& one) { return one.record.memory; });
   return found == processes_.end() ? ImagePid() : found->record.pid;
+}
+
+// Who has the other ends or openings of what is behind a file.
+std::vector<Holder> ImageTree::others_behind(ObjRef file) const {
+  std::vector<Holder> others;
+  const auto found = behind_.find(files_.at(file).behind);
+  if (found == behind_.end()) return others;
+  for (const ObjRef other : found->second) {
+    if (other == file) continue;
+    const auto& holders = files_.at(other).holders;
+    others.insert(others.end(), holders.begin(), holders.end());
+  }
+  return others;
+}
+
+std::vector<ImagePid> ImageTree::others_mapping(const ViewedProcess& process, const MemoryRecord& memory,
+                                                const VmaRecord& vma) const {
+  const auto found = mapped_.find(mapped_object(memory, vma));
+  std::vector<ImagePid> others = vma.shared && found != mapped_.end() ? found->second : std::vector<ImagePid>();
+  std::erase(others, process.record.pid);
+  return others;
 }
 
 struct Share {
@@ -232,18 +295,24 @@ void ImageTree::write_shares(std::string& out, const ViewedProcess& process, con
     out += fmt::format("{}  in {}\n", indent, escape_text(place->second.working_directory));
 }
 
-void ImageTree::write_descriptors(std::string& out, const ViewedProcess& process, const std::string& indent) const {
+// "  = 12:3, 14:5 and 7 more"; nothing of nobody.
+void write_holders(std::string& out, std::string_view sign, const std::vector<Holder>& holders) {
   constexpr std::size_t kShown = 4;
+  for (std::size_t i = 0; i < std::min(holders.size(), kShown); ++i) {
+    out += i == 0 ? fmt::format("  {} ", sign) : ", ";
+    out += fmt::format("{}:{}", holders[i].pid.value(), holders[i].fd);
+  }
+  if (holders.size() > kShown) out += fmt::format(" and {} more", holders.size() - kShown);
+}
+
+void ImageTree::write_descriptors(std::string& out, const ViewedProcess& process, const std::string& indent) const {
   const auto table = tables_.find(process.record.file_table);
   if (table == tables_.end()) return;
   for (const DescriptorRecord& descriptor : table->second.descriptors) {
     const ViewedFile& file = files_.at(descriptor.file);
     out += fmt::format("{}  fd {:<4} {:<16} {}", indent, descriptor.fd, file.kind, file.path);
-    const auto others = other_holders(file, {process.record.pid, descriptor.fd});
-    for (std::size_t i = 0; i < std::min(others.size(), kShown); ++i) {
-      out += fmt::format("{}{}:{}", i == 0 ? "  = " : ", ", others[i].pid.value(), others[i].fd);
-    }
-    if (others.size() > kShown) out += fmt::format(" and {} more", others.size() - kShown);
+    write_holders(out, "=", other_holders(file, {process.record.pid, descriptor.fd}));
+    write_holders(out, "with", others_behind(descriptor.file));
     while (out.back() == ' ') out.pop_back();
     out += '\n';
   }
@@ -255,6 +324,9 @@ void ImageTree::write_mappings(std::string& out, const ViewedProcess& process, c
   for (const VmaRecord& vma : memory->second.vmas) {
     out += fmt::format("{}  {:x}-{:x} {} {}", indent, vma.start, vma.end, protection(vma),
                        escape_text(mapped_name(memory->second, vma)));
+    const auto others = others_mapping(process, memory->second, vma);
+    if (!others.empty()) out += "  with";
+    for (const ImagePid other : others) out += fmt::format(" {}", other.value());
     while (out.back() == ' ') out.pop_back();
     out += '\n';
   }
@@ -309,22 +381,25 @@ std::string ImageTree::text() const {
   return out;
 }
 
+Json holders_json(const std::vector<Holder>& holders) {
+  Json list = Json::array();
+  for (const Holder& holder : holders) list.push_back({{"pid", holder.pid.value()}, {"fd", holder.fd}});
+  return list;
+}
+
 Json ImageTree::descriptors_json(const ViewedProcess& process) const {
   Json descriptors = Json::array();
   const auto table = tables_.find(process.record.file_table);
   if (table == tables_.end()) return descriptors;
   for (const DescriptorRecord& descriptor : table->second.descriptors) {
     const ViewedFile& file = files_.at(descriptor.file);
-    Json shared = Json::array();
-    for (const Holder& other : other_holders(file, {process.record.pid, descriptor.fd})) {
-      shared.push_back({{"pid", other.pid.value()}, {"fd", other.fd}});
-    }
     descriptors.push_back({{"fd", descriptor.fd},
                            {"kind", file.kind},
                            {"path", escape_text(file.path)},
                            {"close_on_exec", descriptor.close_on_exec},
                            {"object", descriptor.file.value()},
-                           {"shared_with", std::move(shared)}});
+                           {"shared_with", holders_json(other_holders(file, {process.record.pid, descriptor.fd}))},
+                           {"connected_with", holders_json(others_behind(descriptor.file))}});
   }
   return descriptors;
 }
@@ -334,10 +409,13 @@ Json ImageTree::mappings_json(const ViewedProcess& process) const {
   const auto memory = memories_.find(process.record.memory);
   if (memory == memories_.end()) return mappings;
   for (const VmaRecord& vma : memory->second.vmas) {
+    Json shared = Json::array();
+    for (const ImagePid other : others_mapping(process, memory->second, vma)) shared.push_back(other.value());
     mappings.push_back({{"start", fmt::format("{:#x}", vma.start)},
                         {"end", fmt::format("{:#x}", vma.end)},
                         {"protection", protection(vma)},
-                        {"name", escape_text(mapped_name(memory->second, vma))}});
+                        {"name", escape_text(mapped_name(memory->second, vma))},
+                        {"shared_with", std::move(shared)}});
   }
   return mappings;
 }
