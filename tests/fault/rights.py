@@ -3,10 +3,12 @@
 import os
 import pathlib
 import shutil
+import signal
+import stat
 import subprocess
 import tempfile
 
-from victim import good_image, nothing_left, restart_runs
+from victim import expect_error, good_image, nothing_left, restart_runs
 from harness import TEST_UID, Failure, Skip, proc_text
 
 
@@ -89,3 +91,46 @@ def symlink_tricks(lab, image, as_root):
         restart_runs(lab, image)
     finally:
         shutil.rmtree(closed)
+
+
+def handed_over(lab, fd):
+    """A program of the ordinary user that was handed a descriptor by root."""
+    if not lab.as_user:
+        raise Skip("is about root and an ordinary user")
+    process = lab.start(["/bin/sleep", "1000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=(fd,))
+    os.close(fd)
+    lab.wait_for(lambda: " S " in proc_text(process.pid, "stat"), "sleep", process)
+    return process
+
+
+def deleted_device(lab, _options):
+    """Only who may make devices restarts a program with a deleted one; others are told the capability."""
+    node = lab.path("node")
+    try:
+        os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        fd = os.open(node, os.O_RDWR)
+    except PermissionError:
+        raise Skip("devices can't be made or opened here") from None
+    finally:
+        pathlib.Path(node).unlink(missing_ok=True)
+    process = handed_over(lab, fd)
+    image = lab.checkpoint(process.pid, "--kill", image=lab.path("good.image"))
+    lab.wait_exit(process, "the killed program")
+    result = lab.command("restart", image, "--detach")
+    expect_error(result, 5)
+    if "CAP_MKNOD" not in result.stderr or f"{node} again" not in result.stderr:
+        raise Failure(f"neither the device nor the capability is named: {result.stderr}")
+    nothing_left(lab, set(), "a refused restart")
+    # Root may, once the image is its own.
+    os.chown(image, 0, 0)
+    done = subprocess.run([lab.stasis, "restart", image, "--detach", "--pidfile", lab.path("small")], cwd=lab.dir,
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failure(f"root can't restart it: {done.stderr}")
+    pid = int(lab.read("small"))
+    links = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
+    os.kill(pid, signal.SIGKILL)
+    lab.wait_gone(pid, "the restarted program")
+    if not [link for link in links if ".stasis-" in link and link.endswith("(deleted)")]:
+        raise Failure(f"no deleted device among {links}")
+    nothing_left(lab, set(), "a restart")
