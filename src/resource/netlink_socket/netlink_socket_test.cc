@@ -109,5 +109,13 @@ TEST(NetlinkSocket, AnImageGetsNoOtherFamilies) {
                               kind::kNetlink));
 }
 
+// Those of generic netlink are numbered by the running system: a number from another one is somebody else's group.
+TEST(NetlinkSocket, AnImageGetsNoGroupsThatAreNumberedAsTheyCome) {
+  constexpr std::uint32_t kController = 16;
+  EXPECT_TRUE(restore_record(NetlinkSocketRecord{.type = SOCK_RAW, .protocol = NETLINK_GENERIC}, kind::kNetlink));
+  EXPECT_FALSE(restore_record(
+      NetlinkSocketRecord{.type = SOCK_RAW, .protocol = NETLINK_GENERIC, .groups = {kController}}, kind::kNetlink));
+}
+
 }  // namespace
 }  // namespace stasis
