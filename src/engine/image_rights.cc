@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "kernel/become_user.h"
+#include "kernel/proc_dir.h"
 
 namespace stasis {
 namespace {
@@ -24,7 +25,9 @@ Result<ImageOwner> owner_of_image(int fd, const std::string& name) {
         .with_help("chmod go-w it if you trust what it holds");
   }
   if (st.st_uid == 0) return ImageOwner{};
-  ImageOwner owner{.trust = ImageTrust::kOwner, .uid = st.st_uid, .gid = st.st_gid, .groups = {}};
+  const auto self = STASIS_TRY(kernel::ProcDir::open(HostPid(::getpid())));
+  const std::uint64_t bounding = STASIS_TRY(self.status()).cap_bounding;
+  ImageOwner owner{.trust = ImageTrust::kOwner, .uid = st.st_uid, .gid = st.st_gid, .groups = {}, .bounding = bounding};
   if (const ::passwd* const user = ::getpwuid(st.st_uid)) {
     owner.gid = user->pw_gid;
     int count = 64;

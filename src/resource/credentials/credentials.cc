@@ -352,7 +352,7 @@ Result<void> check_credentials(const Credentials& wanted, const Credentials& inh
   if (held != 0) return refused(capability_names(held), help);
   // A user can't leave these behind for a set-user-id program, so neither may his image.
   if ((wanted.securebits & ~std::uint32_t{SECBIT_KEEP_CAPS}) != 0) return refused("securebits", help);
-  if (const std::uint64_t lacking = inherited.bounding & ~wanted.bounding; lacking != 0)
+  if (const std::uint64_t lacking = inherited.bounding & owner.bounding & ~wanted.bounding; lacking != 0)
     return refused("a bounding set without " + capability_names(lacking), help);
   return {};
 }

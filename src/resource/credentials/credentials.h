@@ -112,7 +112,7 @@ Result<void> restore_credentials(const Credentials& wanted, const Credentials& i
                                  Batch& batch, BatchChecks& checks);
 
 // Refuses credentials beyond those of the owner of the image (kRefused). Passes all where the caller is trusted.
-// `inherited`: the restarting caller's own, which set the measure for the bounding set.
+// `inherited`: those of the new task, which set the measure for the bounding set together with the owner's.
 Result<void> check_credentials(const Credentials& wanted, const Credentials& inherited, const ImageOwner& owner);
 
 // "CAP_SYS_ADMIN, CAP_..." for messages.

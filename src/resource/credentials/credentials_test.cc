@@ -270,5 +270,16 @@ TEST(CheckCredentials, RefusesWhatTheOwnerOfTheImageIsNot) {
   }
 }
 
+// In a new user namespace a task has them all, whatever its maker had.
+TEST(CheckCredentials, WhatNoProgramOfTheOwnersHasHereMayBeMissing) {
+  const ImageOwner user{.trust = ImageTrust::kOwner, .uid = 1000, .gid = 1000, .groups = {}, .bounding = 0x7f};
+  Credentials own{.bounding = 0x7f};
+  own.uids.fill(1000);
+  own.gids.fill(1000);
+  EXPECT_TRUE(check_credentials(own, Credentials{.bounding = 0xff}, user));
+  own.bounding = 0x3f;
+  EXPECT_FALSE(check_credentials(own, Credentials{.bounding = 0xff}, user));
+}
+
 }  // namespace
 }  // namespace stasis

@@ -18,6 +18,9 @@ struct ImageOwner {
   std::uint32_t uid = 0;
   std::uint32_t gid = 0;
   std::vector<std::uint32_t> groups;  // supplementary
+  // Capabilities that a program of the owner's may come to have here (the caller's bounding set): in a user namespace
+  // all are there, but new.
+  std::uint64_t bounding = ~std::uint64_t{0};
 
   bool has_group(std::uint32_t group) const { return group == gid || std::ranges::find(groups, group) != groups.end(); }
 };
