@@ -61,6 +61,7 @@ enum class RecordType : std::uint32_t {
   kPidFd = 85,
   kProcessFile = 86,
   kFanotify = 87,
+  kPacket = 88,
 };
 
 // "type 70" or "type 70 (ignorable)", for messages.

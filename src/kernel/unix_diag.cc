@@ -1,20 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernel/unix_diag.h"
 
-#include <linux/netlink.h>
-#include <linux/rtnetlink.h>
 #include <linux/sock_diag.h>
 #include <linux/unix_diag.h>
 #include <sys/socket.h>
 #include <sys/sysmacros.h>
 
-#include <algorithm>
-#include <array>
 #include <cerrno>
-#include <cstring>
 #include <span>
+#include <string_view>
 
-#include "base/unique_fd.h"
+#include "kernel/sock_diag.h"
 
 namespace stasis::kernel {
 namespace {
@@ -23,13 +19,6 @@ struct Request {
   nlmsghdr header{};
   unix_diag_req body{};
 };
-
-template <class T>
-T copy_out(std::span<const std::byte> bytes) {
-  T value{};
-  std::memcpy(&value, bytes.data(), std::min(sizeof value, bytes.size()));
-  return value;
-}
 
 void take_attribute(int type, std::span<const std::byte> payload, UnixSocketState& state) {
   switch (type) {
@@ -63,58 +52,28 @@ void take_attribute(int type, std::span<const std::byte> payload, UnixSocketStat
   }
 }
 
-Error malformed() { return Error(Errc::kSystem, "malformed answer about a unix socket from the kernel"); }
+constexpr std::string_view kSubject = "a unix socket";
 
 // One message of an answer. Nothing: no such socket.
 Result<std::optional<UnixSocketState>> parse(const nlmsghdr& header, std::span<const std::byte> message) {
   if (header.nlmsg_type == NLMSG_ERROR) {
-    if (message.size() < sizeof(nlmsgerr)) return malformed();
-    const int error = -copy_out<nlmsgerr>(message).error;
+    const int error = STASIS_TRY(diag_error(message, kSubject));
     if (error == ENOENT || error == ESTALE) return std::optional<UnixSocketState>();
     return Error::from_errno(error, "ask about a unix socket");
   }
-  if (message.size() < sizeof(unix_diag_msg)) return malformed();
+  if (message.size() < sizeof(unix_diag_msg)) return malformed_answer(kSubject);
   const auto body = copy_out<unix_diag_msg>(message);
   UnixSocketState state;
   state.type = body.udiag_type;
   state.state = body.udiag_state;
-  message = message.subspan(NLMSG_ALIGN(sizeof body));
-  while (message.size() >= sizeof(rtattr)) {
-    const auto attribute = copy_out<rtattr>(message);
-    if (attribute.rta_len < sizeof attribute || attribute.rta_len > message.size()) return malformed();
-    take_attribute(attribute.rta_type, message.first(attribute.rta_len).subspan(sizeof attribute), state);
-    message = message.subspan(std::min<std::size_t>(RTA_ALIGN(attribute.rta_len), message.size()));
-  }
+  STASIS_TRY(
+      for_each_attribute(message.subspan(NLMSG_ALIGN(sizeof body)), kSubject,
+                         [&](int type, std::span<const std::byte> payload) { take_attribute(type, payload, state); }));
   return std::optional(std::move(state));
 }
 
-Result<UniqueFd> ask(const Request& request) {
-  UniqueFd diag(::socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
-  if (!diag) {
-    return Error::from_errno(errno, "open a socket-diagnosis socket").with_code(Errc::kKernelFeature);
-  }
-  if (::send(diag.get(), &request, sizeof request, 0) != static_cast<ssize_t>(sizeof request)) {
-    return Error::from_errno(errno, "ask about a unix socket").with_code(Errc::kKernelFeature);
-  }
-  return diag;
-}
-
-// `take(header, payload)` for every message of one answer; it says whether more are wanted.
-template <class Take>
-Result<bool> receive(int diag, Take take) {
-  alignas(nlmsghdr) std::array<std::byte, 32768> answer;
-  const ssize_t got = ::recv(diag, answer.data(), answer.size(), 0);
-  if (got < 0) return Error::from_errno(errno, "ask about a unix socket");
-  auto rest = std::span<const std::byte>(answer).first(static_cast<std::size_t>(got));
-  if (rest.size() < sizeof(nlmsghdr)) return malformed();
-  while (rest.size() >= sizeof(nlmsghdr)) {
-    const auto header = copy_out<nlmsghdr>(rest);
-    if (header.nlmsg_len > rest.size() || header.nlmsg_len < sizeof header) return malformed();
-    const bool more = STASIS_TRY(take(header, rest.first(header.nlmsg_len).subspan(NLMSG_HDRLEN)));
-    if (!more) return false;
-    rest = rest.subspan(std::min<std::size_t>(NLMSG_ALIGN(header.nlmsg_len), rest.size()));
-  }
-  return true;
+Result<void> ask(const Request& request, const TakeDiagMessage& take) {
+  return ask_sock_diag(std::as_bytes(std::span(&request, 1)), kSubject, take);
 }
 
 Request request_for(std::uint32_t show) {
@@ -141,28 +100,25 @@ Result<std::optional<UnixSocketState>> unix_socket_state(std::uint64_t inode) {
   request.body.udiag_ino = static_cast<std::uint32_t>(inode);
   request.body.udiag_cookie[0] = ~0u;
   request.body.udiag_cookie[1] = ~0u;
-  const UniqueFd diag = STASIS_TRY(ask(request));
   std::optional<UnixSocketState> state;
   const auto take = [&](const nlmsghdr& header, std::span<const std::byte> message) -> Result<bool> {
     state = STASIS_TRY(parse(header, message));
     return false;
   };
-  STASIS_TRY(receive(diag.get(), take));
+  STASIS_TRY(ask(request, take));
   return state;
 }
 
 Result<bool> is_unix_socket_file_in_use(const UnixSocketFile& file) {
   Request request = request_for(UDIAG_SHOW_VFS);
   request.header.nlmsg_flags |= NLM_F_DUMP;
-  const UniqueFd diag = STASIS_TRY(ask(request));
   bool used = false;
   const auto take = [&](const nlmsghdr& header, std::span<const std::byte> message) -> Result<bool> {
-    if (header.nlmsg_type == NLMSG_DONE) return false;
     const auto state = STASIS_TRY(parse(header, message));
     used = used || (state && state->file == file);
     return true;
   };
-  for (bool more = true; more;) more = STASIS_TRY(receive(diag.get(), take));
+  STASIS_TRY(ask(request, take));
   return used;
 }
 

@@ -13,6 +13,7 @@
 #include "resource/inotify/inotify.h"
 #include "resource/message_queue/message_queue.h"
 #include "resource/netlink_socket/netlink_socket.h"
+#include "resource/packet_socket/packet_socket.h"
 #include "resource/pid_fd/pid_fd.h"
 #include "resource/pipe/pipe.h"
 #include "resource/process_file/process_file.h"
@@ -27,9 +28,10 @@ namespace stasis {
 
 // The first that claims a file has it.
 inline constexpr std::array kFileKinds = {
-    kMessageQueueKind, kMemFdKind,   kProcessFileKind, kPathFileKind,   kTerminalKind,      kTerminalSlaveKind,
-    kExternalKind,     kPipeEndKind, kEventFdKind,     kTimerFdKind,    kSignalFdKind,      kEpollKind,
-    kInotifyKind,      kPidFdKind,   kUnixSocketKind,  kInetSocketKind, kNetlinkSocketKind, kFanotifyKind,
+    kMessageQueueKind,  kMemFdKind,         kProcessFileKind,  kPathFileKind, kTerminalKind,
+    kTerminalSlaveKind, kExternalKind,      kPipeEndKind,      kEventFdKind,  kTimerFdKind,
+    kSignalFdKind,      kEpollKind,         kInotifyKind,      kPidFdKind,    kUnixSocketKind,
+    kInetSocketKind,    kNetlinkSocketKind, kPacketSocketKind, kFanotifyKind,
 };
 
 constexpr bool is_complete(const FileKind& kind) {

@@ -31,6 +31,7 @@ inline constexpr ObjType kMessageQueue = 46;
 inline constexpr ObjType kNetlink = 47;
 inline constexpr ObjType kTerminalSlave = 48;  // kTerminal is the master, and stands for the pair
 inline constexpr ObjType kProcessFile = 49;    // a file of a process in /proc
+inline constexpr ObjType kPacket = 50;
 inline constexpr ObjType kPipe = 128;          // the pipe behind its ends
 inline constexpr ObjType kSharedMemory = 129;  // shared anonymous memory, memfd contents, SysV segments
 inline constexpr ObjType kNamelessFile = 130;  // a file that no path leads to, with its contents

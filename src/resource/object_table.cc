@@ -52,7 +52,7 @@ constexpr auto kRecords =
                     SignalFdRecord, EpollRecord, NamelessFileRecord, SharedMemoryRecord, MemFdRecord, UnixSocketRecord,
                     UnixLinkRecord, InotifyRecord, TerminalRecord, TerminalSlaveRecord, PosixQueueRecord,
                     MessageQueueRecord, SystemVRecord, PidFdRecord, InetSocketRecord, ProcessFileRecord, SeccompRecord,
-                    ForkedPagesRecord, NetlinkSocketRecord, FanotifyRecord>();
+                    ForkedPagesRecord, NetlinkSocketRecord, FanotifyRecord, PacketSocketRecord>();
 
 }  // namespace
 

@@ -22,7 +22,7 @@ CASES = {f.__name__: f for f in (
     circumstances.closed_output, circumstances.unwritable, circumstances.read_only_directory,
     refusals.no_such_process, refusals.not_ours, refusals.already_traced, refusals.seccomp, refusals.refused_object,
     refusals.check_never_stops, refusals.usage,
-    damage.damaged_image, rights.users_image_as_root, rights.deleted_device)}
+    damage.damaged_image, rights.users_image_as_root, rights.deleted_device, rights.packet_socket)}
 
 if __name__ == "__main__":
     run_cases(CASES, description=__doc__)

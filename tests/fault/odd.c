@@ -85,6 +85,13 @@ static int packet_ring(void) {
          setsockopt(object, SOL_PACKET, PACKET_RX_RING, &request, sizeof request) == 0;
 }
 
+/* One of several that share what comes in. */
+static int packet_fanout(void) {
+  const int group = 4711 | PACKET_FANOUT_HASH << 16;
+  return descriptor(socket(AF_PACKET, SOCK_RAW, htons(0x88b5))) &&
+         setsockopt(object, SOL_PACKET, PACKET_FANOUT, &group, sizeof group) == 0;
+}
+
 static int netfilter(void) { return descriptor(socket(AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER)); }
 
 static int netlink_unread(void) {
@@ -181,6 +188,7 @@ static const struct {
              {"userfaultfd", page_faults, still_open},
              {"fanotify", fanotify_permission, still_open},
              {"packet_ring", packet_ring, still_open},
+             {"packet_fanout", packet_fanout, still_open},
              {"netfilter", netfilter, still_open},
              {"netlink_unread", netlink_unread, netlink_answers},
              {"igmp", igmp, still_open},

@@ -20,7 +20,8 @@ KINDS = {
     "bpf": (["BPF objects can't be saved"], UNSUPPORTED),
     "userfaultfd": (["a userfaultfd can't be saved"], UNSUPPORTED),
     "fanotify": (["fanotify"], UNSUPPORTED),
-    "packet_ring": (["packet socket"], UNSUPPORTED),
+    "packet_ring": (["a packet socket with a ring"], UNSUPPORTED),
+    "packet_fanout": (["a packet socket in a fanout group"], UNSUPPORTED),
     "netfilter": (["a netlink socket of family 12 can't be saved"], UNSUPPORTED),
     "netlink_unread": (["unread messages wait in a netlink socket", "try again"], UNSUPPORTED),
     "igmp": (["IGMP"], UNSUPPORTED),
@@ -33,7 +34,7 @@ KINDS = {
     "lost_directory": (["working directory", "its path does not lead to it"], "unsupported_task"),
 }
 # `check` sees sockets from outside only, and does not stop those that fill or empty them.
-ONLY_CHECKPOINT = ("packet_ring", "netfilter", "vfork")
+ONLY_CHECKPOINT = ("netfilter", "vfork")
 
 
 def refused(kind):

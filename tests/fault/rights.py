@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
@@ -146,3 +147,17 @@ def deleted_device(lab, _options):
     if not [link for link in links if ".stasis-" in link and link.endswith("(deleted)")]:
         raise Failure(f"no deleted device among {links}")
     nothing_left(lab, set(), "a restart")
+
+
+def packet_socket(lab, _options):
+    """Who may not make packet sockets can't save one, and is told the capability."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) if lab.is_root else socket.socket() as packets:
+        process = handed_over(lab, packets.detach())
+    for words in (("checkpoint", process.pid, "-o", lab.path("image")),
+                  ("checkpoint", process.pid, "-o", lab.path("image"), "--kill"), ("check", process.pid)):
+        result = lab.command(*words)
+        if result.returncode not in (3, 5) or "a packet socket takes CAP_NET_RAW" not in result.stdout + result.stderr:
+            raise Failure(f"{words[0]}: status {result.returncode}: {result.stdout}{result.stderr}")
+    nothing_left(lab, {process.pid}, "a refused checkpoint")
+    process.kill()
+    lab.wait_exit(process, "the program")

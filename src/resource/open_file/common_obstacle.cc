@@ -50,7 +50,6 @@ std::string_view socket_name(const OpenFile& file) {
   ::getsockopt(file.held.get(), SOL_SOCKET, SO_TYPE, &type, &length);
   if (type == SOCK_RAW && (domain == AF_INET || domain == AF_INET6)) return "a raw socket";
   if (domain == AF_NETLINK) return "a netlink socket";
-  if (domain == AF_PACKET) return "a packet socket";
   if (domain == AF_VSOCK) return "a vsock socket";
   return "a socket of this family";
 }

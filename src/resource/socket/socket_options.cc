@@ -3,6 +3,7 @@
 
 #include <fmt/core.h>
 #include <linux/filter.h>
+#include <linux/if_packet.h>
 #include <linux/netlink.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -12,6 +13,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <optional>
 
 #include "base/log.h"
@@ -28,7 +30,8 @@ struct OptionRow {
 };
 
 constexpr int kUdpLevel = IPPROTO_UDP;
-constexpr int kBufLock = 72;  // SO_BUF_LOCK, Linux 5.14
+constexpr int kBufLock = 72;           // SO_BUF_LOCK, Linux 5.14
+constexpr int kPacketHeaderSize = 24;  // PACKET_VNET_HDR_SZ, Linux 6.4
 constexpr auto kEarly = OptionPhase::kBeforeBind;
 
 // Numbers without a name are newer than the C library's headers (include/uapi/asm-generic/socket.h, linux/in.h,
@@ -65,6 +68,7 @@ constexpr std::array kOptions = {
     OptionRow{SOL_SOCKET, SO_TXTIME, "SO_TXTIME"},
     OptionRow{SOL_SOCKET, SO_SELECT_ERR_QUEUE, "SO_SELECT_ERR_QUEUE"},
     OptionRow{SOL_SOCKET, kBufLock, "SO_BUF_LOCK"},
+    OptionRow{SOL_SOCKET, SO_LOCK_FILTER, "SO_LOCK_FILTER"},
     OptionRow{SOL_SOCKET, 75, "SO_RCVMARK"},
     OptionRow{SOL_SOCKET, 82, "SO_RCVPRIORITY"},
     OptionRow{IPPROTO_IPV6, IPV6_V6ONLY, "IPV6_V6ONLY", kEarly},
@@ -125,6 +129,17 @@ constexpr std::array kOptions = {
     OptionRow{SOL_NETLINK, NETLINK_CAP_ACK, "NETLINK_CAP_ACK"},
     OptionRow{SOL_NETLINK, NETLINK_EXT_ACK, "NETLINK_EXT_ACK"},
     OptionRow{SOL_NETLINK, NETLINK_GET_STRICT_CHK, "NETLINK_GET_STRICT_CHK"},
+    OptionRow{SOL_PACKET, PACKET_AUXDATA, "PACKET_AUXDATA"},
+    OptionRow{SOL_PACKET, PACKET_ORIGDEV, "PACKET_ORIGDEV"},
+    OptionRow{SOL_PACKET, PACKET_VERSION, "PACKET_VERSION"},
+    OptionRow{SOL_PACKET, PACKET_RESERVE, "PACKET_RESERVE"},
+    OptionRow{SOL_PACKET, PACKET_LOSS, "PACKET_LOSS"},
+    OptionRow{SOL_PACKET, PACKET_VNET_HDR, "PACKET_VNET_HDR"},
+    OptionRow{SOL_PACKET, kPacketHeaderSize, "PACKET_VNET_HDR_SZ"},
+    OptionRow{SOL_PACKET, PACKET_TIMESTAMP, "PACKET_TIMESTAMP"},
+    OptionRow{SOL_PACKET, PACKET_TX_HAS_OFF, "PACKET_TX_HAS_OFF"},
+    OptionRow{SOL_PACKET, PACKET_QDISC_BYPASS, "PACKET_QDISC_BYPASS"},
+    OptionRow{SOL_PACKET, PACKET_IGNORE_OUTGOING, "PACKET_IGNORE_OUTGOING"},
     OptionRow{kUdpLevel, 1, "UDP_CORK"},
     OptionRow{kUdpLevel, 101, "UDP_NO_CHECK6_TX"},
     OptionRow{kUdpLevel, 102, "UDP_NO_CHECK6_RX"},
@@ -235,6 +250,7 @@ Result<std::vector<SocketOptionRecord>> save_socket_options(int fd) {
   std::vector<SocketOptionRecord> saved;
   for (const OptionRow& row : kOptions) {
     if (row.level != SOL_SOCKET && domain == AF_UNIX) continue;
+    if ((row.level == SOL_PACKET) != (domain == AF_PACKET) && row.level != SOL_SOCKET) continue;
     if (row.level == IPPROTO_TCP && protocol != IPPROTO_TCP) continue;
     if (row.level == kUdpLevel && protocol != IPPROTO_UDP) continue;
     // A connection tells of multicast what it was born with, and refuses to be told so.
@@ -246,6 +262,9 @@ Result<std::vector<SocketOptionRecord>> save_socket_options(int fd) {
     saved.push_back({row.level, row.name, std::string(row.label), *std::move(value)});
   }
   STASIS_TRY(save_filter(fd, saved));
+  // Once it is locked no filter can be attached.
+  const auto is_lock = [](const SocketOptionRecord& o) { return o.level == SOL_SOCKET && o.name == SO_LOCK_FILTER; };
+  std::ranges::stable_partition(saved, std::not_fn(is_lock));
   return saved;
 }
 
