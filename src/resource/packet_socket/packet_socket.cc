@@ -26,7 +26,7 @@ namespace {
 using kernel::PacketSocketState;
 
 constexpr int kCapNetRaw = 13;
-constexpr std::uint32_t kMaxMemberships = 1 << 12;
+constexpr std::uint32_t kMaxMemberships = 1'000'000;  // of one kind
 constexpr std::string_view kCloseIt = "close it, or end what uses it, first";
 
 // Nothing: there is none by that number.
