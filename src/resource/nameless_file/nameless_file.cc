@@ -48,10 +48,12 @@ NameFound find_name(const OpenFile& file) {
   if (!file.link.starts_with('/')) {
     return {file.link.starts_with(kUnreachablePrefix) ? FileName::kUnreachable : FileName::kDeleted, file.link};
   }
+  if (file.link_leads_to_it) return {FileName::kLeadsToIt, file.link};
   struct ::stat named{};
   const bool found = ::fstatat(AT_FDCWD, file.link.c_str(), &named, AT_SYMLINK_NOFOLLOW) == 0;
   const int why = errno;
   if (found && named.st_dev == file.stat.st_dev && named.st_ino == file.stat.st_ino) {
+    file.link_leads_to_it = true;
     return {FileName::kLeadsToIt, file.link};
   }
   const std::string path = without_suffix(file.link);

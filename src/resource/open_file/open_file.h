@@ -57,7 +57,8 @@ struct OpenFile {
   // At least one; those that share it by dup, fork or SCM_RIGHTS. Of a file that is only in flight: we ourselves, by
   // our duplicate.
   std::vector<FileHolder> holders;
-  std::string link;  // what /proc/PID/fd/N says
+  std::string link;                       // what /proc/PID/fd/N says
+  mutable bool link_leads_to_it = false;  // find_name() has seen that it does
   struct ::stat stat{};
   kernel::FdInfo info;  // offset, flags, locks of the description, and the kind's own lines
   UniqueFd held;        // our duplicate (pidfd_getfd); empty in `stasis check`, which takes none
