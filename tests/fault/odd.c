@@ -154,11 +154,21 @@ static int child_still(void) {
 
 /* Its child neither ends nor runs another program, and so it stands where nobody can stop it. */
 static int vfork_for_long(void) {
+  int ends[2];
+  char byte;
+  if (pipe2(ends, O_CLOEXEC) != 0) return 0;
   child = fork();
-  if (child != 0) return child > 0;
+  if (child != 0) {
+    // Not before it waits there.
+    const int begun = child > 0 && read(ends[0], &byte, 1) == 1;
+    close(ends[0]);
+    close(ends[1]);
+    return begun;
+  }
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (vfork() == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (write(ends[1], "", 1) != 1) _exit(1);
     while (access("stop", F_OK) != 0) nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
     _exit(0);
   }
