@@ -49,6 +49,7 @@ class Pool final : public WorkCore {
   enum class Promotion { kNone, kRecruit, kReserve };
 
   void wake(Shard& shard) noexcept override;
+  bool stand_in(Shard& shard) noexcept override;
   void wake_thief(const Shard& shard) noexcept;
 
   // A member's life (pool.cc).
@@ -65,6 +66,7 @@ class Pool final : public WorkCore {
   Promotion promote_locked(Crew& crew, Member*& promoted) noexcept;
   void carry_out(Crew& crew, Promotion promotion, Member* promoted) noexcept;
   bool recruit(Crew& crew) noexcept;
+  bool start_member(Crew& crew) noexcept;
   void retire(Member& me) noexcept;
   void bury_retired() noexcept;
   void dismiss_all() noexcept;
@@ -92,6 +94,7 @@ class Pool final : public WorkCore {
   const std::unique_ptr<Staff> staff_;
   std::atomic<unsigned> member_count_{0};
   std::atomic<bool> short_handed_{false};  // a thread could not be started; the overseer tries again
+  std::atomic<bool> threads_lack_{false};  // the last one could not be started; who waits may have to stand in
   static constexpr std::uint32_t kOverseerAbsent = 2;
   std::atomic<std::uint32_t> overseer_bell_;  // 0: it is awake, 1: asleep
 };

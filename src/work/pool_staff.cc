@@ -62,13 +62,20 @@ void Pool::carry_out(Crew& crew, Promotion promotion, Member* promoted) noexcept
   if (promotion == Promotion::kRecruit) (void)recruit(crew);
 }
 
-// Starts a thread that is counted as up already.
 bool Pool::recruit(Crew& crew) noexcept {
+  if (start_member(crew)) return true;
+  call_for_help(crew.shard);
+  return false;
+}
+
+// Starts a thread that is counted as up already.
+bool Pool::start_member(Crew& crew) noexcept {
   bool started = false;
   {
     const std::lock_guard lock(staff_->mutex);
     const bool room = bound_ || member_count_.load(std::memory_order_relaxed) < max_active_;
-    Member* const member = staff_->closing || !room ? nullptr : new (std::nothrow) Member(*this, crew);
+    const bool wanted = room && !staff_->closing;
+    Member* const member = wanted ? new (std::nothrow) Member(*this, crew) : nullptr;
     if (member != nullptr) {
       const auto main = [](void* self) noexcept {
         auto& me = *static_cast<Member*>(self);
@@ -86,6 +93,7 @@ bool Pool::recruit(Crew& crew) noexcept {
         delete member;
       }
     }
+    threads_lack_.store(wanted && !started);
   }
   if (started) return true;
   {
@@ -96,6 +104,26 @@ bool Pool::recruit(Crew& crew) noexcept {
   if (!gate_closed()) short_handed_.store(true);
   if (overseen_ && !gate_closed() && overseer_bell_.load() != kOverseerAwake) wake_overseer();
   return false;
+}
+
+bool Pool::stand_in(Shard& shard) noexcept {
+  if (!threads_lack_.load()) return false;
+  Crew& crew = *crews_[shard.index()];
+  Promotion promotion{};
+  Member* promoted = nullptr;
+  {
+    const std::lock_guard lock(shard);
+    promotion = promote_locked(crew, promoted);
+  }
+  if (promotion != Promotion::kRecruit) {
+    carry_out(crew, promotion, promoted);
+    return false;
+  }
+  if (start_member(crew) || !threads_lack_.load()) return false;
+  member_count_.fetch_add(1, std::memory_order_relaxed);
+  const bool ran = run_one_here(shard);
+  member_count_.fetch_sub(1, std::memory_order_relaxed);
+  return ran;
 }
 
 void Pool::retire(Member& me) noexcept {

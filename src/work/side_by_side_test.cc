@@ -6,6 +6,8 @@
 #include <atomic>
 #include <vector>
 
+#include "work/test_support.h"
+
 namespace stasis {
 namespace {
 
@@ -45,6 +47,17 @@ TEST(SideBySide, OfSeveralFailuresTheFirstPieceIsReported) {
     EXPECT_TRUE(first_done);
     EXPECT_NE(result.error().to_string().find("piece 0"), std::string::npos);
   }
+}
+
+TEST(SideBySide, WithoutThreadsTheCallerDoesAll) {
+  const test::NoThreads none;
+  std::vector<int> done(100);
+  const auto result = side_by_side({.count = done.size(), .threads = 4}, [&](std::size_t i, std::size_t) -> Result<void> {
+    ++done[i];
+    return {};
+  });
+  ASSERT_TRUE(result);
+  for (const int count : done) EXPECT_EQ(count, 1);
 }
 
 }  // namespace

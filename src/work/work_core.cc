@@ -6,6 +6,7 @@
 #include <limits>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "stasis/work_queue.h"
 
@@ -331,10 +332,33 @@ void WorkCore::wait_locked(std::unique_lock<Shard>& lock, Shard& shard, Waiter& 
   while (!waiter.done) {
     const std::uint32_t seen = shard.progress_.load(std::memory_order_relaxed);
     lock.unlock();
-    futex_wait(shard.progress_, seen);
+    if (!stand_in(shard)) futex_wait(shard.progress_, seen);
     lock.lock();
   }
   lock.unlock();
+}
+
+void WorkCore::call_for_help(Shard& shard) noexcept {
+  const std::lock_guard lock(shard);
+  shard.progress_.fetch_add(1, std::memory_order_relaxed);
+  shard.wake_waiters_ = true;
+}
+
+bool WorkCore::run_one_here(Shard& shard) noexcept {
+  Runner runner{.thread = ::pthread_self()};
+  std::unique_lock lock(shard);
+  shard.attach_locked(runner);
+  Work* const work = shard.pop_locked(runner);
+  if (work != nullptr) {
+    lock.unlock();
+    const WorkCore* const outer = std::exchange(t_own_core, this);
+    Shard::call(*work);
+    t_own_core = outer;
+    lock.lock();
+    shard.finish_locked(runner);
+  }
+  shard.detach_locked(runner);
+  return work != nullptr;
 }
 
 bool WorkCore::flush_shard(Shard& shard) noexcept {

@@ -220,6 +220,13 @@ class WorkCore {
  protected:
   // A shard got its first work, or an earlier timer: somebody has to run it. Without a lock.
   virtual void wake(Shard& shard) noexcept = 0;
+  // Somebody waits for works of that shard: if nobody is there to run them and no thread can be had, one of them is run
+  // here. False: none was. Without a lock.
+  virtual bool stand_in(Shard& /*shard*/) noexcept { return false; }
+  // Makes those who wait at the shard look again whether to stand in.
+  static void call_for_help(Shard& shard) noexcept;
+  // Runs one work here, if there is any.
+  bool run_one_here(Shard& shard) noexcept;
   // Threads that sleep on no work of their own but could take another shard's.
   std::atomic<int> idle_thieves_{0};
 

@@ -601,5 +601,56 @@ TEST(WorkQueue, AWorkOfAQueueMayWaitForAWorker) {
   EXPECT_EQ(inner.runs, 1);
 }
 
+class WithoutThreads : public testing::TestWithParam<QueueKind> {};
+
+TEST_P(WithoutThreads, WhoWaitsRunsTheWorks) {
+  const auto queue = make_queue({.kind = GetParam()});
+  std::array<ProbeWork, 3> works;
+  ProbeWork more;
+  {
+    const test::NoThreads none;
+    for (ProbeWork& work : works) ASSERT_TRUE(queue->queue(work));
+    EXPECT_TRUE(queue->flush());
+    for (const ProbeWork& work : works) EXPECT_EQ(work.runs, 1);
+    ASSERT_TRUE(queue->queue(works[0]));
+    EXPECT_TRUE(queue->flush_work(works[0]));
+    EXPECT_EQ(works[0].runs, 2);
+    // One that queues another, of which it does not wait for itself.
+    works[1].body = [&](ProbeWork& self) {
+      EXPECT_EQ(queue->flush_work(self).reason(), Errc::kWouldDeadlock);
+      EXPECT_EQ(queue->flush().reason(), Errc::kWouldDeadlock);
+      EXPECT_TRUE(queue->queue(more));
+    };
+    ASSERT_TRUE(queue->queue(works[1]));
+    EXPECT_TRUE(queue->drain());
+    EXPECT_EQ(more.runs, 1);
+    ASSERT_TRUE(queue->queue(works[2]));
+    EXPECT_TRUE(queue->cancel_sync(works[2]));
+    EXPECT_EQ(works[2].runs, 1);
+  }
+  for (ProbeWork& work : works) work.body = nullptr;
+  // Once there are threads again, they run the works.
+  works[0].body = [&](ProbeWork&) { EXPECT_TRUE(queue->is_current()); };
+  ASSERT_TRUE(queue->queue(works[0]));
+  (void)queue->flush_work(works[0]);
+  EXPECT_EQ(works[0].runs, 3);
+}
+
+TEST_P(WithoutThreads, WhatIsLeftIsRunByTheEnd) {
+  auto queue = make_queue({.kind = GetParam()});
+  int runs = 0;
+  const test::NoThreads none;
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(queue->post([&] { ++runs; }));
+  EXPECT_TRUE(queue->destroy());
+  EXPECT_EQ(runs, 100);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, WithoutThreads, testing::Values(QueueKind::kPerCpu, QueueKind::kUnbound), name_of);
+
+TEST(WorkQueue, AnOrderedOneIsNotMadeWithoutAThread) {
+  const test::NoThreads none;
+  EXPECT_FALSE(WorkQueue::create({.kind = QueueKind::kOrdered}));
+}
+
 }  // namespace
 }  // namespace stasis
