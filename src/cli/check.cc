@@ -25,7 +25,7 @@ int check_this_kernel(const Options& options) {
   if (options.json) {
     print_json(to_json(report));
   } else {
-    fmt::print("{}", to_text(report));
+    say(stdout, "{}", to_text(report));
   }
   return report.can_save() && report.can_restart() ? 0 : errc_info(Errc::kKernelFeature).exit_status;
 }
@@ -36,7 +36,7 @@ int check_one_process(const Options& options) {
   if (options.json) {
     print_json(to_json(*report));
   } else {
-    fmt::print("{}", to_text(*report));
+    say(stdout, "{}", to_text(*report));
   }
   return status_of(*report);
 }

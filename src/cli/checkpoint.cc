@@ -57,7 +57,7 @@ int run(const Options& options) {
   if (output == Output::kJson) {
     print_json(object);
   } else if (options.json) {
-    fmt::print(stderr, "{}\n", object.dump());
+    say(stderr, "{}\n", object.dump());
   }
   return 0;
 }

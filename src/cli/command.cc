@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "base/printable.h"
+#include "engine/foreground.h"
 
 namespace stasis::cli {
 namespace {
@@ -65,7 +66,7 @@ std::optional<std::chrono::nanoseconds> duration_from(std::string_view text) {
 
 int report_error(const Error& error, Output output) {
   const ErrcInfo& info = errc_info(error.code());
-  fmt::print(stderr, "stasis: {}\n", printable(error.to_string()));
+  say(stderr, "stasis: {}\n", printable(error.to_string()));
   if (output == Output::kJson) {
     print_json({{"error", std::string(info.name)},
                 {"code", static_cast<int>(error.code())},
@@ -76,7 +77,7 @@ int report_error(const Error& error, Output output) {
 }
 
 void print_json(const nlohmann::ordered_json& object) {
-  fmt::print("{}\n", object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+  say(stdout, "{}\n", object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   std::fflush(stdout);
 }
 
@@ -90,7 +91,9 @@ Result<void> until_cancelled(std::chrono::nanoseconds) {
 void install_cancellation() {
   struct sigaction action{};
   action.sa_handler = cancel;
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal, &action, nullptr);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    if (!is_ignored(signal)) ::sigaction(signal, &action, nullptr);
+  }
   ::signal(SIGPIPE, SIG_IGN);
   ::signal(SIGXFSZ, SIG_IGN);  // an image that exceeds a limit is an error that can be told
 }

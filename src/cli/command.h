@@ -2,9 +2,12 @@
 // What the verbs share: exit statuses, how errors and reports are printed, cancellation by signal.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -25,6 +28,14 @@ void add_verify(CLI::App& app, int& status);
 void add_check(CLI::App& app, int& status);
 void add_merge(CLI::App& app, int& status);
 void add_run(CLI::App& app, int& status);
+
+// Prints. Failing to is no error here: flush_output() tells of standard output, and of standard error nobody can be
+// told.
+template <class... Arguments>
+void say(std::FILE* stream, fmt::format_string<Arguments...> format, Arguments&&... arguments) {
+  const std::string text = fmt::format(format, std::forward<Arguments>(arguments)...);
+  (void)std::fwrite(text.data(), 1, text.size(), stream);
+}
 
 enum class Output { kText, kJson };
 

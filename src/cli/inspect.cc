@@ -73,9 +73,9 @@ int verify(const Options& options) {
                 {"hash", to_hex(report->image_hash)},
                 {"parents", parents_json(*report)}});
   } else {
-    fmt::print("{}: ok, {} records, {} chunks, {} bytes of pages\n", options.image, report->records, report->chunks,
-               report->page_bytes);
-    for (const VerifyReport::Parent& parent : report->parents) fmt::print("  on {}: ok\n", parent.path);
+    say(stdout, "{}: ok, {} records, {} chunks, {} bytes of pages\n", options.image, report->records, report->chunks,
+        report->page_bytes);
+    for (const VerifyReport::Parent& parent : report->parents) say(stdout, "  on {}: ok\n", parent.path);
   }
   return 0;
 }

@@ -1,7 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <new>
+
+#include "base/closed_streams.h"
 #include "cli/command.h"
 
-int main(int argc, char** argv) {
+namespace {
+
+// Do failures of ours end with a status that no program's own is taken for?
+bool ends_as_the_program(const std::vector<std::string>& arguments) {
+  if (arguments.empty()) return false;
+  const bool detached = std::ranges::find(arguments, "--detach") != arguments.end();
+  return arguments.front() == "run" || (arguments.front() == "restart" && !detached);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  stasis::fill_closed_streams();
+  const std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
   CLI::App app("Saves a running Linux program into one image, and restarts it later, here or on another machine.",
                "stasis");
   app.set_version_flag("--version", "stasis " STASIS_VERSION);
@@ -19,7 +36,11 @@ int main(int argc, char** argv) {
   } catch (const CLI::Success& help) {
     return stasis::cli::flush_output(app.exit(help));
   } catch (const CLI::ParseError& error) {
-    return stasis::cli::flush_output(stasis::cli::report_usage_error(error, {argv + 1, argv + argc}));
+    const int usage = stasis::cli::report_usage_error(error, arguments);
+    return stasis::cli::flush_output(ends_as_the_program(arguments) ? stasis::cli::kForegroundFailure : usage);
   }
   return stasis::cli::flush_output(status);
+} catch (const std::bad_alloc&) {
+  std::fputs("stasis: no memory is left for stasis itself (see ulimit -v, and free(1))\n", stderr);
+  return 1;
 }

@@ -46,9 +46,9 @@ void add_merge(CLI::App& app, int& status) {
   CLI::App* const verb = app.add_subcommand("merge", "Make one image of an incremental one and its parents");
   verb->add_option("IMAGE", options->image, "Newest image of the chain; - is standard input")->required();
   verb->add_option("-o,--output", options->output, "Image to write; - is standard output")->required();
-  verb->add_option("--compress", options->codec, "Compression of pages: none, lz4, zstd (default: as it was)")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, Codec>{{"none", Codec::kNone}, {"lz4", Codec::kLz4}, {"zstd", Codec::kZstd}}));
+  add_choice(*verb, "--compress", options->codec,
+             {{"none", Codec::kNone}, {"lz4", Codec::kLz4}, {"zstd", Codec::kZstd}},
+             "Compression of pages: none, lz4, zstd (default: as it was)");
   verb->add_flag("--json", options->json, "Print one JSON object");
   verb->callback([options, &status] { status = merge(*options); });
 }

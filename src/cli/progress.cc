@@ -4,6 +4,8 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include "cli/command.h"
+
 namespace stasis::cli {
 namespace {
 constexpr auto kFirst = std::chrono::milliseconds(500);
@@ -25,11 +27,11 @@ void Progress::show(const ImageProgress& progress) {
   shown_ = true;
   const double seconds = std::chrono::duration<double>(now - started_).count();
   const double mib = static_cast<double>(progress.raw_bytes) / (1 << 20);
-  fmt::print(stderr, "\rstasis: {} {:.0f} MiB, {:.0f} MiB/s\033[K", what_, mib, mib / seconds);
+  say(stderr, "\rstasis: {} {:.0f} MiB, {:.0f} MiB/s\033[K", what_, mib, mib / seconds);
 }
 
 void Progress::finish() {
-  if (shown_) fmt::print(stderr, "\r\033[K");
+  if (shown_) say(stderr, "\r\033[K");
   shown_ = false;
 }
 

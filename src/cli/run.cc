@@ -88,7 +88,7 @@ void tell_machine(const RunEvent& event) {
   if (!event.image.empty()) object["image"] = event.image;
   if (event.report) object = with_report(std::move(object), *event.report);
   if (event.error) object = with_error(std::move(object), *event.error);
-  fmt::print(stderr, "{}\n", object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+  say(stderr, "{}\n", object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
 
 void tell_person(const RunEvent& event) {
@@ -99,24 +99,22 @@ void tell_person(const RunEvent& event) {
     case What::kSaved:
       return;
     case What::kResumed:
-      return fmt::print(stderr, "stasis: the program goes on from {}\n", event.image);
+      return say(stderr, "stasis: the program goes on from {}\n", event.image);
     case What::kDamaged:
-      return fmt::print(stderr, "stasis: {} can't be used, the one before it is tried: {}\n", event.image, why);
+      return say(stderr, "stasis: {} can't be used, the one before it is tried: {}\n", event.image, why);
     case What::kNotSaved:
-      return fmt::print(stderr, "stasis: no checkpoint this time, the program runs on: {}\n", why);
+      return say(stderr, "stasis: no checkpoint this time, the program runs on: {}\n", why);
     case What::kLastSaved:
-      return fmt::print(stderr, "stasis: told to end; the program is saved in {}, the next run goes on from it\n",
-                        event.image);
+      return say(stderr, "stasis: told to end; the program is saved in {}, the next run goes on from it\n",
+                 event.image);
     case What::kLastNotSaved:
-      return fmt::print(stderr, "stasis: told to end, but there is no last checkpoint; the program gets SIGTERM: {}\n",
-                        why);
+      return say(stderr, "stasis: told to end, but there is no last checkpoint; the program gets SIGTERM: {}\n", why);
     case What::kTimeIsUp:
-      return fmt::print(stderr, "stasis: the time is up, process {} is killed\n", event.pid.value());
+      return say(stderr, "stasis: the time is up, process {} is killed\n", event.pid.value());
     case What::kNotRun:
-      return fmt::print(stderr, "stasis: {}\n", why);
+      return say(stderr, "stasis: {}\n", why);
     case What::kKept:
-      return fmt::print(stderr, "stasis: {} stays, the next run goes on from it (remove it to start anew)\n",
-                        event.image);
+      return say(stderr, "stasis: {} stays, the next run goes on from it (remove it to start anew)\n", event.image);
   }
 }
 

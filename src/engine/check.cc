@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <iterator>
+#include <thread>
 
 #include "base/printable.h"
 #include "kernel/proc_dir.h"
@@ -91,17 +93,11 @@ Result<void> add_contents(std::span<const kernel::ProcDir> tree, const Checkpoin
   return {};
 }
 
-}  // namespace
-
-bool KernelReport::can_save() const { return all_there(features, Need::kCheckpoint); }
-bool KernelReport::can_restart() const { return all_there(features, Need::kRestart) && some_way_to_pids(features); }
-
-KernelReport check_kernel() { return {.release = kernel_release(), .features = kernel::probe_features()}; }
-
-Result<ProcessReport> check_process(HostPid pid, const CheckpointPolicy& policy) {
+Result<ProcessReport> look_at_tree(HostPid pid, const CheckpointPolicy& policy, std::vector<HostPid>& descendants) {
   const Observer observer = STASIS_TRY(Observer::here());
   const UsedSemaphores semaphores = STASIS_TRY(UsedSemaphores::look());
   std::vector<kernel::ProcDir> tree = list_tree(STASIS_TRY(kernel::ProcDir::open(pid)));
+  for (std::size_t i = 1; i < tree.size(); ++i) descendants.push_back(tree[i].pid());
   ProcessReport report{
       .pid = pid, .name = STASIS_TRY(tree.front().thread_comm(pid)), .processes = tree.size(), .obstacles = {}};
   std::vector<kernel::ProcDir> open;
@@ -114,6 +110,41 @@ Result<ProcessReport> check_process(HostPid pid, const CheckpointPolicy& policy)
   }
   if (!open.empty()) STASIS_TRY(add_contents(open, policy, report.obstacles));
   return report;
+}
+
+// Is one of them on its way out, or gone? It may have been looked at when it had nothing any more.
+bool some_end(std::span<const HostPid> descendants) {
+  const auto ends = [](HostPid pid) {
+    const auto proc = kernel::ProcDir::open(pid);
+    return !proc || proc->has_ended();
+  };
+  constexpr int kTries = 20;
+  for (int i = 0; i < kTries; ++i) {
+    if (std::ranges::any_of(descendants, ends)) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return false;
+}
+
+bool is_fine(const Result<ProcessReport>& report, HostPid root) {
+  return report && std::ranges::all_of(report->obstacles, [&](const Obstacle& o) { return o.pid == root; });
+}
+
+}  // namespace
+
+bool KernelReport::can_save() const { return all_there(features, Need::kCheckpoint); }
+bool KernelReport::can_restart() const { return all_there(features, Need::kRestart) && some_way_to_pids(features); }
+
+KernelReport check_kernel() { return {.release = kernel_release(), .features = kernel::probe_features()}; }
+
+Result<ProcessReport> check_process(HostPid pid, const CheckpointPolicy& policy) {
+  // What is wrong with one that has just ended is nobody's trouble.
+  constexpr int kTries = 50;
+  for (int i = 1;; ++i) {
+    std::vector<HostPid> descendants;
+    auto report = look_at_tree(pid, policy, descendants);
+    if (i == kTries || is_fine(report, pid) || !some_end(descendants)) return report;
+  }
 }
 
 std::string to_text(const KernelReport& report) {

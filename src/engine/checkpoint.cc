@@ -14,6 +14,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/without_memory.h"
 #include "engine/cow_snapshot.h"
 #include "engine/environment_of_host.h"
 #include "engine/fault_point.h"
@@ -169,7 +170,7 @@ Result<void> Checkpoint::stage(std::string_view name, Result<void> (Checkpoint::
 }
 
 Result<CheckpointReport> Checkpoint::run() {
-  if (auto done = stages(); !done) {
+  if (auto done = or_no_memory([this] { return stages(); }); !done) {
     snapshot_spoiled_ = snapshot_ && snapshot_->spoiled();
     snapshot_.reset();
     Error error = explain(std::move(done).error());

@@ -65,7 +65,7 @@ class Waiter {
   }
 
   void take(const siginfo_t& info) const {
-    if (info.si_signo == SIGCHLD) return;
+    if (info.si_signo == SIGCHLD || is_ignored(info.si_signo)) return;
     // A tick of our own Patience that was still under way is nobody's signal.
     if (info.si_signo == SIGALRM && info.si_code == SI_TIMER) return;
     // It stands already: this one would stop it again when it goes on.
@@ -80,6 +80,12 @@ class Waiter {
 };
 
 }  // namespace
+
+bool is_ignored(int signal) {
+  if (signal != SIGHUP && signal != SIGINT && signal != SIGQUIT) return false;
+  struct sigaction now{};
+  return ::sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_IGN;
+}
 
 void hold_signals() {
   const sigset_t set = held_signals();

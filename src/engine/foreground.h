@@ -14,6 +14,10 @@ namespace stasis {
 // Blocks the signals that are passed on, so that none is lost between here and wait_for(). Idempotent.
 void hold_signals();
 
+// Was the signal SIGHUP, SIGINT or SIGQUIT, and are we to ignore it (nohup(1), a shell's job in the background)? Then
+// the program is spared as well.
+bool is_ignored(int signal);
+
 struct Attendance {
   HostPid receiver;  // signals are passed on to it
   // Called for each child that ended (wait status); returns the end of the program once it is known.

@@ -16,6 +16,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/stream.h"
+#include "base/without_memory.h"
 #include "engine/foreground.h"
 #include "engine/image_rights.h"
 #include "engine/init_channel.h"
@@ -392,6 +393,8 @@ Result<ProgramEnd> RestartSession::run() {
 
 }  // namespace
 
-Result<ProgramEnd> restart(const RestartRequest& request) { return RestartSession(request).run(); }
+Result<ProgramEnd> restart(const RestartRequest& request) {
+  return or_no_memory([&] { return RestartSession(request).run(); });
+}
 
 }  // namespace stasis

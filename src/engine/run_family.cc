@@ -42,6 +42,7 @@ void heed_signals_to_end() {
   sigset_t set;
   sigemptyset(&set);
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    if (is_ignored(signal)) continue;
     ::sigaction(signal, &action, nullptr);
     sigaddset(&set, signal);
   }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "image/merge.h"
 
+#include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "image/parent_file.h"
@@ -24,12 +26,25 @@ Result<void> copy_structure(const ImageReader& reader, ImageWriter& writer, Code
   return writer.end_structure();
 }
 
+// The others would be lost with it that go back to it.
+Result<void> refuse_ancestor(const ImageReader& reader, const std::string& output) {
+  struct ::stat there{}, here{};
+  if (output == "-" || ::stat(output.c_str(), &there) != 0) return {};
+  for (const ImageReader* one = reader.parent(); one; one = one->parent()) {
+    if (::fstat(one->fd(), &here) != 0 || here.st_dev != there.st_dev || here.st_ino != there.st_ino) continue;
+    return Error(Errc::kUsage, fmt::format("{} would be replaced, and other images go back to it", output))
+        .with_help("write the image under another name");
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<MergeReport> merge_image(const std::string& image, const std::string& output, const MergeOptions& options) {
   const std::string input = image == "-" ? "/dev/stdin" : image;
   ImageReader reader = STASIS_TRY(ImageReader::open(input, {.known = options.known, .keep_going = options.keep_going}));
   STASIS_TRY(reader.open_parents(directory_of(image)));
+  STASIS_TRY(refuse_ancestor(reader, output));
   const Codec codec = options.codec.value_or(reader.environment().codec);
   WriterOptions writing{.codec = codec};
   writing.progress = options.progress;

@@ -611,7 +611,9 @@ Result<void> ImageReader::Impl::read_inherited(const ChunkInfo& chunk, std::span
     targets.push_back({run.start, out.first(static_cast<std::size_t>(run.length))});
     out = out.subspan(static_cast<std::size_t>(run.length));
   }
-  return parent_->impl_->read_targets(*chunk.source, targets);
+  auto read = parent_->impl_->read_targets(*chunk.source, targets);
+  if (!read && !parent_->path().empty()) return std::move(read).error().note("parent image " + parent_->path());
+  return read;
 }
 
 // Does the parent have them? (Whether they are right it tells itself.)

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/without_memory.h"
 #include "stasis/work_queue.h"
 
 namespace stasis {
@@ -25,7 +26,7 @@ Result<void> side_by_side(SideBySide work,
   const auto take_pieces = [&] {
     const std::size_t place = next_place++;
     for (std::size_t i = next_piece++; i < work.count && !over; i = next_piece++) {
-      auto done = function(i, place);
+      auto done = or_no_memory([&] { return function(i, place); });
       if (done) continue;
       over = true;
       const std::lock_guard lock(mutex);

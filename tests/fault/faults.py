@@ -10,6 +10,7 @@ import ends
 import fault_points
 import refusals
 import rights
+import surroundings
 from harness import run_cases
 
 CASES = {f.__name__: f for f in (
@@ -22,6 +23,7 @@ CASES = {f.__name__: f for f in (
     circumstances.closed_output, circumstances.unwritable, circumstances.read_only_directory,
     refusals.no_such_process, refusals.not_ours, refusals.already_traced, refusals.seccomp, refusals.refused_object,
     refusals.check_never_stops, refusals.usage,
+    surroundings.closed_streams, surroundings.little_memory, surroundings.ignored_hangup, surroundings.busy_tree,
     damage.damaged_image, rights.users_image_as_root, rights.deleted_device, rights.packet_socket)}
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def check_never_stops(lab, _options):
 
 def usage(lab, _options):
     target = Target(lab)
-    for words in ([], ["frobnicate"], ["checkpoint"], ["checkpoint", target.pid], ["restart"], ["inspect"], ["verify"],
+    for words in ([], ["frobnicate"], ["checkpoint"], ["checkpoint", target.pid], ["restart", "--detach"], ["inspect"], ["verify"],
                   ["checkpoint", "abc", "-o", "x"], ["checkpoint", "-5", "-o", "x"],
                   ["checkpoint", target.pid, "-o", "x", "--compress", "rar"],
                   ["checkpoint", target.pid, "-o", "x", "--kill", "--leave-running"],
@@ -122,6 +122,9 @@ def usage(lab, _options):
         result = lab.command(*words)
         if result.returncode != 2 or not result.stderr:
             raise Failure(f"stasis {words}: status {result.returncode}, not 2: {result.stderr}")
+    for words in (["restart"], ["restart", "a", "--frob"], ["run", "--keep", "0", "--", "true"]):
+        if (status := lab.command(*words).returncode) != 125:
+            raise Failure(f"stasis {words}: status {status}, not 125, which no program's end is taken for")
     if lab.command("--help").returncode or lab.command("--version").returncode:
         raise Failure("--help or --version fails")
     if lab.command("restart", lab.path("nothing")).returncode != 125:

@@ -355,7 +355,7 @@ def usage(lab, _options):
     for words in (["--every", "soon", "--", "true"], ["--every", "10x", "--", "true"], ["--keep", "0", "--", "true"],
                   ["--keep", "many", "--", "true"], ["--grace", "-1s", "--", "true"], ["--no-such", "--", "true"], []):
         result = lab.command("run", *words)
-        if result.returncode != 2 or len(result.stderr.splitlines()) != 1 or result.stdout:
+        if result.returncode != 125 or len(result.stderr.splitlines()) != 1 or result.stdout:
             raise Failure(f"{words}: {result.returncode} {result.stderr!r}")
     for time_text in ("10m", "90s", "1h", "1h30m", "0", "1.5", "250ms"):
         lab.must("run", "--image", lab.path("job.img"), "--every", time_text, "--", "true")

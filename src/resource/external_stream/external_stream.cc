@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <charconv>
 
+#include "base/closed_streams.h"
 #include "base/file.h"
 #include "resource/checkpoint_context.h"
 #include "resource/inet_socket/inet_peer.h"
@@ -64,10 +65,10 @@ bool is_outside_terminal(const OpenFile& file, const OpenFileTable& tree) {
   return terminal != Terminal::kPtySlave || !master_in_tree(file, tree);
 }
 
-// Connected to somebody outside of the tree? Sockets of other families count as being so.
+// Connected to somebody outside of the tree? (Those of other families are what they are, or refused by name.)
 bool leads_outside(const OpenFile& socket, const OpenFileTable& tree) {
   if (socket.inet_socket) return socket.inet_socket->remote && find_inet_peer(socket, tree) == nullptr;
-  if (!socket.unix_socket) return true;
+  if (!socket.unix_socket) return false;
   return find_unix_relation(socket, tree).outside;
 }
 
@@ -131,7 +132,8 @@ Result<void> RestoredExternal::bind(const RestartContext& ctx) {
 }
 
 Result<UniqueFd> RestoredExternal::stream(int number, const RestartContext& ctx) const {
-  if (::fcntl(number, F_GETFD) >= 0) return with_flags(STASIS_TRY(ctx.park_duplicate(number)), ctx);
+  if (::fcntl(number, F_GETFD) >= 0 && !stream_was_closed(number))
+    return with_flags(STASIS_TRY(ctx.park_duplicate(number)), ctx);
   // The restart command was started without that stream.
   return ctx.park(STASIS_TRY(open_at(AT_FDCWD, "/dev/null", static_cast<int>(record_.flags) & O_ACCMODE)));
 }
