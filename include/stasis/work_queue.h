@@ -18,6 +18,8 @@
 //  * Ordered: one work at a time, in the order of queueing.
 //  * High priority: the threads are given nice -20 where the process may do that (raised_priority() tells).
 //
+// Where no thread can be started (RLIMIT_NPROC, memory), works wait until one can; who waits for them, by flush_work(),
+// flush(), drain() or destroy(), runs them himself.
 // Differences from the kernel: each queue has its own threads (started when needed, gone after 5 s of leisure), so that
 // queues don't wait for one another; a work belongs to one queue until it is reset(); a draining queue refuses others'
 // works with false and leaves them idle; an armed work that falls due while draining is run; destroy() has a defined

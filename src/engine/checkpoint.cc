@@ -120,7 +120,7 @@ class Checkpoint {
   OutsideHolders outside_;         // who shares mapped memory with the tree; found before the freeze
   OpenFileTable files_;
   SeccompTable seccomp_;
-  std::optional<StopsPutOff> stops_;  // while the tree is frozen: goes after it
+  std::optional<StopsPutOff> stops_;  // while the tree waits for us: goes after it
   std::optional<TreeImage> tree_;
   std::optional<ImageWriter> image_;
   std::optional<ParentImage> parent_;
@@ -153,6 +153,7 @@ Result<void> Checkpoint::stages() {
     if (precopy_) precopy_->stop_tracking();
     if (report_.snapshot != SnapshotMode::kFreeze) {
       STASIS_TRY(stage("write pages of the snapshot", &Checkpoint::write_pages));
+      stops_.reset();
     }
     return stage("publish", &Checkpoint::publish);
   }
@@ -560,7 +561,8 @@ Result<void> Checkpoint::let_go() {
     first = tree_->resume(request_.after == AfterCheckpoint::kStop ? SIGSTOP : 0);
   }
   report_.freeze_us = microseconds_since(*frozen_);
-  stops_.reset();
+  // Under write protection the program waits for us wherever it writes.
+  if (report_.snapshot != SnapshotMode::kWp) stops_.reset();
   objects_.free_later();
   return first;
 }

@@ -100,7 +100,7 @@ Result<std::vector<HostPid>> ProcessImage::children() const {
 
 Result<void> ProcessImage::attach() {
   // What is kept of a thread that has ended says nothing of another that has its number by now: so soon none has.
-  constexpr auto kSoon = std::chrono::seconds(1);
+  constexpr auto kSoon = std::chrono::milliseconds(100);
   if (std::chrono::steady_clock::now() - looked_at_ > kSoon) children_files_.clear();
   const auto seccomp = confined_ ? TracedProcess::Seccomp::kSuspend : TracedProcess::Seccomp::kNone;
   auto attached = TracedProcess::attach(STASIS_TRY(proc_.duplicate()), seccomp);

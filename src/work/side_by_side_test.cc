@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <new>
 #include <vector>
 
 #include "work/test_support.h"
@@ -46,6 +47,15 @@ TEST(SideBySide, OfSeveralFailuresTheFirstPieceIsReported) {
     ASSERT_FALSE(result);
     EXPECT_TRUE(first_done);
     EXPECT_NE(result.error().to_string().find("piece 0"), std::string::npos);
+  }
+}
+
+TEST(SideBySide, APieceWithoutMemoryIsAnError) {
+  for (const std::size_t worth : {std::size_t{1}, std::size_t{1000}}) {
+    const auto result = side_by_side({.count = 100, .worth_a_thread = worth},
+                                     [](std::size_t, std::size_t) -> Result<void> { throw std::bad_alloc(); });
+    ASSERT_FALSE(result);
+    EXPECT_EQ(result.error().code(), Errc::kNoMemory);
   }
 }
 
