@@ -62,10 +62,11 @@ TEST(SideBySide, APieceWithoutMemoryIsAnError) {
 TEST(SideBySide, WithoutThreadsTheCallerDoesAll) {
   const test::NoThreads none;
   std::vector<int> done(100);
-  const auto result = side_by_side({.count = done.size(), .threads = 4}, [&](std::size_t i, std::size_t) -> Result<void> {
-    ++done[i];
-    return {};
-  });
+  const auto result =
+      side_by_side({.count = done.size(), .threads = 4}, [&](std::size_t i, std::size_t) -> Result<void> {
+        ++done[i];
+        return {};
+      });
   ASSERT_TRUE(result);
   for (const int count : done) EXPECT_EQ(count, 1);
 }
