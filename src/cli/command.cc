@@ -123,6 +123,12 @@ void add_saving_options(CLI::App& verb, SavingOptions& options) {
              "Unix sockets to the outside: refuse, close, reconnect");
 }
 
+void add_file_policy(CLI::App& verb, FilePolicy& policy) {
+  add_choice(verb, "--files", policy,
+             {{"strict", FilePolicy::kStrict}, {"rollback", FilePolicy::kRollback}, {"relaxed", FilePolicy::kRelaxed}},
+             "Files that changed: strict, rollback, relaxed");
+}
+
 CLI::Validator pid_validator() {
   return CLI::Validator(
       [](std::string& text) {

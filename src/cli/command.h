@@ -87,6 +87,9 @@ struct SavingOptions {
 };
 void add_saving_options(CLI::App& verb, SavingOptions& options);
 
+// --files
+void add_file_policy(CLI::App& verb, FilePolicy& policy);
+
 // The exit status of a program that ended so; one that was killed by a signal takes us with it, so that a caller can't
 // tell the difference.
 int end_as(const ProgramEnd& end);

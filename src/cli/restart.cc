@@ -103,9 +103,7 @@ void add_restart(CLI::App& app, int& status) {
   add_choice(*verb, "--pids", options->pids,
              {{"auto", PidsPolicy::kAuto}, {"keep", PidsPolicy::kKeep}, {"namespace", PidsPolicy::kNamespace}},
              "auto, keep (the old pids), namespace (the old pids in a namespace)");
-  add_choice(*verb, "--files", options->files,
-             {{"strict", FilePolicy::kStrict}, {"rollback", FilePolicy::kRollback}, {"relaxed", FilePolicy::kRelaxed}},
-             "Files that changed: strict, rollback, relaxed");
+  add_file_policy(*verb, options->files);
   verb->add_option("--inherit-fd", options->inherit_fds,
                    "Bind the program's descriptor N to descriptor M of this command")
       ->check(pair_validator());

@@ -19,6 +19,7 @@ struct Options {
   std::string every = "10m", grace = "25s", timeout = "5m";
   unsigned keep = 2;
   bool json = false, track = false;
+  FilePolicy files = FilePolicy::kRollback;
   SavingOptions saving;
   std::vector<std::string> command;
 };
@@ -127,6 +128,7 @@ int run(const Options& options) {
                      .timeout = parse_duration(options.timeout),
                      .codec = options.saving.codec,
                      .track = options.track,
+                     .files = options.files,
                      .policy = options.saving.policy,
                      .tell = options.json ? tell_machine : tell_person};
   const auto end = stasis::run(request);
@@ -164,6 +166,7 @@ void add_run(CLI::App& app, int& status) {
   verb->add_flag("--track", options->track,
                  "Let the kernel tell what the program writes: each checkpoint is a difference to the one before. Not "
                  "for programs that call mremap(2) over several mappings, or userfaultfd(2) themselves");
+  add_file_policy(*verb, options->files);
   add_saving_options(*verb, options->saving);
   verb->add_flag("--json", options->json, "Events on stderr, each a JSON object in a line");
   verb->footer(

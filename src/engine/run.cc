@@ -190,7 +190,8 @@ Result<std::optional<ProgramEnd>> RunSession::launch() {
       tell({.what = Event::kResumed, .pid = pid_, .image = images[i]});
       return std::optional<ProgramEnd>();
     }
-    const Error error = failed->error();
+    const bool named = failed->error().message().find(images[i]) != std::string::npos;
+    const Error error = named ? failed->error() : failed->error().note(images[i]);
     if (error.code() == Errc::kInterrupted) {
       return std::optional(ProgramEnd{.how = ProgramEnd::How::kSignalled, .value = SIGTERM});
     }

@@ -18,6 +18,7 @@
 
 #include "engine/checkpoint.h"
 #include "engine/restart_session.h"
+#include "resource/restart_context.h"
 
 namespace stasis {
 
@@ -51,6 +52,7 @@ struct RunRequest {
   std::chrono::nanoseconds timeout = std::chrono::minutes(5);  // for one checkpoint
   Codec codec = Codec::kNone;
   bool track = false;  // the program's writes, so that a checkpoint is a difference to the one before
+  FilePolicy files = FilePolicy::kRollback;  // when it goes on from an image
   CheckpointPolicy policy;
   // Never called by two threads at once.
   std::function<void(const RunEvent&)> tell;

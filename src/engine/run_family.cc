@@ -102,10 +102,10 @@ RunMessage start_and_wait(const RunRequest& request, const SignalState& signals,
   return message;
 }
 
-RunMessage restart_and_wait(const std::string& image, const RunSocket& supervisor) {
+RunMessage restart_and_wait(const std::string& image, FilePolicy files, const RunSocket& supervisor) {
   heed_signals_to_end();
   RestartRequest request{.image = image, .timeout = kRestartTimeout, .cancelled = &g_told_to_end};
-  request.policy.files = FilePolicy::kRollback;
+  request.policy.files = files;
   request.running = [&](HostPid root, const RestartReport&) {
     static_cast<void>(supervisor.send({.word = RunWord::kRunning, .pid = root.value()}));
   };
@@ -121,7 +121,7 @@ RunMessage restart_and_wait(const std::string& image, const RunSocket& superviso
                             const RunSocket& supervisor) {
   static_cast<void>(supervisor.send({.word = RunWord::kHello, .pid = ::getpid()}));
   static_cast<void>(supervisor.send(image.empty() ? start_and_wait(request, signals, supervisor)
-                                                  : restart_and_wait(image, supervisor)));
+                                                  : restart_and_wait(image, request.files, supervisor)));
   ::_exit(0);
 }
 
