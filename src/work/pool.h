@@ -67,6 +67,7 @@ class Pool final : public WorkCore {
   void carry_out(Crew& crew, Promotion promotion, Member* promoted) noexcept;
   bool recruit(Crew& crew) noexcept;
   bool start_member(Crew& crew) noexcept;
+  bool take_seat() noexcept;
   void retire(Member& me) noexcept;
   void bury_retired() noexcept;
   void dismiss_all() noexcept;
@@ -94,7 +95,6 @@ class Pool final : public WorkCore {
   const std::unique_ptr<Staff> staff_;
   std::atomic<unsigned> member_count_{0};
   std::atomic<bool> short_handed_{false};  // a thread could not be started; the overseer tries again
-  std::atomic<bool> threads_lack_{false};  // the last one could not be started; who waits may have to stand in
   static constexpr std::uint32_t kOverseerAbsent = 2;
   std::atomic<std::uint32_t> overseer_bell_;  // 0: it is awake, 1: asleep
 };
@@ -130,6 +130,7 @@ struct Pool::Crew {
   unsigned size = 0;
   bool leader = false;
   List<Member, &Member::reserve_hook> reserve;
+  std::atomic<bool> threads_lack{false};  // the last one could not be started: who waits may have to stand in
 };
 
 // May be locked before a shard, not after it.

@@ -62,40 +62,9 @@ void Pool::carry_out(Crew& crew, Promotion promotion, Member* promoted) noexcept
   if (promotion == Promotion::kRecruit) (void)recruit(crew);
 }
 
+// Starts a thread that is counted as up already; if that fails, it is not counted any more.
 bool Pool::recruit(Crew& crew) noexcept {
   if (start_member(crew)) return true;
-  call_for_help(crew.shard);
-  return false;
-}
-
-// Starts a thread that is counted as up already.
-bool Pool::start_member(Crew& crew) noexcept {
-  bool started = false;
-  {
-    const std::lock_guard lock(staff_->mutex);
-    const bool room = bound_ || member_count_.load(std::memory_order_relaxed) < max_active_;
-    const bool wanted = room && !staff_->closing;
-    Member* const member = wanted ? new (std::nothrow) Member(*this, crew) : nullptr;
-    if (member != nullptr) {
-      const auto main = [](void* self) noexcept {
-        auto& me = *static_cast<Member*>(self);
-        me.pool.run(me);
-      };
-      staff_->members.push_back(*member);
-      const Result<pthread_t> thread =
-          start_thread({.name = name_, .cpu = bound_ ? std::optional<int>(crew.cpu) : std::nullopt}, main, member);
-      started = thread.has_value();
-      if (started) {
-        member->thread = *thread;
-        member_count_.fetch_add(1, std::memory_order_relaxed);
-      } else {
-        staff_->members.erase(*member);
-        delete member;
-      }
-    }
-    threads_lack_.store(wanted && !started);
-  }
-  if (started) return true;
   {
     const std::lock_guard lock(crew.shard);
     --crew.up;
@@ -103,12 +72,41 @@ bool Pool::start_member(Crew& crew) noexcept {
   }
   if (!gate_closed()) short_handed_.store(true);
   if (overseen_ && !gate_closed() && overseer_bell_.load() != kOverseerAwake) wake_overseer();
+  call_for_help(crew.shard);
   return false;
 }
 
+bool Pool::start_member(Crew& crew) noexcept {
+  const std::lock_guard lock(staff_->mutex);
+  const bool room = bound_ || member_count_.load(std::memory_order_relaxed) < max_active_;
+  if (!room || staff_->closing) return false;
+  auto* const member = new (std::nothrow) Member(*this, crew);
+  if (member == nullptr) {
+    crew.threads_lack.store(true);
+    return false;
+  }
+  const auto main = [](void* self) noexcept {
+    auto& me = *static_cast<Member*>(self);
+    me.pool.run(me);
+  };
+  staff_->members.push_back(*member);
+  const Result<pthread_t> thread =
+      start_thread({.name = name_, .cpu = bound_ ? std::optional<int>(crew.cpu) : std::nullopt}, main, member);
+  crew.threads_lack.store(!thread);
+  if (thread) {
+    member->thread = *thread;
+    member_count_.fetch_add(1, std::memory_order_relaxed);
+    return true;
+  }
+  staff_->members.erase(*member);
+  delete member;
+  return false;
+}
+
+// Takes the place that a member would have, for one work.
 bool Pool::stand_in(Shard& shard) noexcept {
-  if (!threads_lack_.load()) return false;
   Crew& crew = *crews_[shard.index()];
+  if (!crew.threads_lack.load()) return false;
   Promotion promotion{};
   Member* promoted = nullptr;
   {
@@ -119,11 +117,29 @@ bool Pool::stand_in(Shard& shard) noexcept {
     carry_out(crew, promotion, promoted);
     return false;
   }
-  if (start_member(crew) || !threads_lack_.load()) return false;
-  member_count_.fetch_add(1, std::memory_order_relaxed);
-  const bool ran = run_one_here(shard);
-  member_count_.fetch_sub(1, std::memory_order_relaxed);
+  if (start_member(crew)) return false;
+  (void)shard.ring();  // somebody is here
+  bool ran = false;
+  if (bound_ || take_seat()) {
+    ran = run_one_here(shard);
+    if (!bound_) member_count_.fetch_sub(1, std::memory_order_relaxed);
+  }
+  {
+    const std::lock_guard lock(shard);
+    --crew.up;
+    if (crew.size == 0) shard.expect_nobody();
+    promotion = ran && shard.backlogged() ? promote_locked(crew, promoted) : Promotion::kNone;
+  }
+  carry_out(crew, promotion, promoted);
   return ran;
+}
+
+bool Pool::take_seat() noexcept {
+  unsigned count = member_count_.load(std::memory_order_relaxed);
+  while (count < max_active_) {
+    if (member_count_.compare_exchange_weak(count, count + 1, std::memory_order_relaxed)) return true;
+  }
+  return false;
 }
 
 void Pool::retire(Member& me) noexcept {

@@ -318,7 +318,7 @@ bool WorkCore::would_deadlock_locked(Shard& shard, const Work& work, bool pendin
 void WorkCore::wait_for_run(std::unique_lock<Shard>& lock, Shard& shard, Runner& runner) noexcept {
   runner.canceling = true;
   runner.watched = true;
-  Waiter waiter{.ticket = runner.ticket};
+  Waiter waiter{.ticket = runner.ticket, .may_stand_in = false};
   wait_locked(lock, shard, waiter);
 }
 
@@ -332,7 +332,7 @@ void WorkCore::wait_locked(std::unique_lock<Shard>& lock, Shard& shard, Waiter& 
   while (!waiter.done) {
     const std::uint32_t seen = shard.progress_.load(std::memory_order_relaxed);
     lock.unlock();
-    if (!stand_in(shard)) futex_wait(shard.progress_, seen);
+    if (!waiter.may_stand_in || !stand_in(shard)) futex_wait(shard.progress_, seen);
     lock.lock();
   }
   lock.unlock();

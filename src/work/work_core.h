@@ -59,6 +59,7 @@ struct Waiter {
   std::uint64_t ticket = 0;
   For what = For::kInstance;
   bool done = false;
+  bool may_stand_in = true;  // run works itself where no thread can be started
   ListHook hook{};
 };
 
