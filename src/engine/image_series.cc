@@ -199,26 +199,32 @@ void ImageSeries::after_checkpoint() {
     if (again) ::unlinkat(directory_.get(), other.name.c_str(), 0);
     return again;
   });
-  // From the newest on; what one of them goes back to is older.
-  std::set<std::string> needed{parent_of(name_)};
+  // From the newest on; what one of them goes back to is older. While one can't be read, nobody knows what is needed.
+  const auto parent = parent_of(name_);
+  if (!parent) return;
+  std::set<std::string> needed{*parent};
+  std::vector<std::string> unneeded;
   for (std::size_t i = others->size(); i-- > 0;) {
     const std::string& name = (*others)[i].name;
-    if (i + keep_ > others->size() || needed.contains(name)) {
-      needed.insert(parent_of(name));
-    } else {
-      ::unlinkat(directory_.get(), name.c_str(), 0);
+    if (i + keep_ <= others->size() && !needed.contains(name)) {
+      unneeded.push_back(name);
+      continue;
     }
+    const auto its = parent_of(name);
+    if (!its) return;
+    needed.insert(*its);
   }
+  for (const std::string& name : unneeded) ::unlinkat(directory_.get(), name.c_str(), 0);
 }
 
-std::string ImageSeries::parent_of(const std::string& name) const {
-  auto fd = open_at(directory_.get(), name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-  if (!fd) return "";
-  const auto image = ImageReader::from_fd(fd->get(), {});
-  if (!image || !image->environment().parent_image) return "";
-  const std::string& path = image->environment().parent_path;
+// The name of the older image that this one is a difference to; empty: to none of ours. An error: it can't be read now.
+Result<std::string> ImageSeries::parent_of(const std::string& name) const {
+  UniqueFd fd = STASIS_TRY(open_at(directory_.get(), name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY));
+  const ImageReader image = STASIS_TRY(ImageReader::from_fd(fd.get(), {}));
+  if (!image.environment().parent_image) return std::string();
+  const std::string& path = image.environment().parent_path;
   const std::string parent = path.substr(path.rfind('/') + 1);
-  return number_of(parent, name_) ? parent : "";
+  return number_of(parent, name_) ? parent : std::string();
 }
 
 std::string ImageSeries::parent() const {
@@ -230,10 +236,11 @@ std::string ImageSeries::parent() const {
     const auto st = look(directory_.get(), name);
     if (!st) return "";
     const auto size = static_cast<std::uint64_t>(st->st_size);
-    const std::string parent = parent_of(name);
-    if (parent.empty()) return differences <= size ? directory_path_ + others->back().name : "";
+    const auto parent = parent_of(name);
+    if (!parent) return "";
+    if (parent->empty()) return differences <= size ? directory_path_ + others->back().name : "";
     differences += size;
-    name = parent;
+    name = *parent;
   }
   return "";
 }

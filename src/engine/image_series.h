@@ -64,7 +64,7 @@ class ImageSeries {
   Result<void> take_lock();
   void remove_leftovers() const;
   // The name of the image that this one is a difference to, if it is one of the series; else empty.
-  std::string parent_of(const std::string& name) const;
+  Result<std::string> parent_of(const std::string& name) const;
   // Ascending; regular files that are images.
   Result<std::vector<Older>> older() const;
   Result<std::vector<std::string>> names() const;

@@ -35,6 +35,7 @@ Result<std::vector<kernel::Vma>> smaps_of(const kernel::ProcDir& proc) {
 }
 
 std::string children_file(HostPid tid) { return fmt::format("task/{}/children", tid.value()); }
+std::string schedstat_file(HostPid tid) { return fmt::format("task/{}/schedstat", tid.value()); }
 
 ImagePid innermost(const std::vector<std::int32_t>& ids, std::int32_t fallback) {
   return ImagePid(ids.empty() ? fallback : ids.back());
@@ -64,34 +65,44 @@ Result<std::unique_ptr<ProcessImage>> ProcessImage::look(kernel::ProcDir proc, T
 }
 
 Result<std::vector<HostPid>> ProcessImage::look_for_children() {
-  looked_at_ = std::chrono::steady_clock::now();
   const std::vector<HostPid> threads = STASIS_TRY(proc_.threads());
-  std::vector<kernel::KeptFile> files(threads.size());
+  std::vector<KeptThread> files(threads.size());
   const auto open = [&](std::size_t i, std::size_t) -> Result<void> {
-    files[i] = kernel::KeptFile::open(proc_, children_file(threads[i]));
+    files[i].children = kernel::KeptFile::open(proc_, children_file(threads[i]));
+    if (threads[i] != pid()) files[i].proof = kernel::KeptFile::open(proc_, schedstat_file(threads[i]));
     return {};
   };
   STASIS_TRY(side_by_side({.count = threads.size(), .worth_a_thread = 32}, open));
   std::vector<HostPid> all;
   for (std::size_t i = 0; i < threads.size(); ++i) {
     // Of a thread that has ended they are another's now, who is looked at when all stand.
-    auto text = files[i] ? files[i].read() : proc_.read(children_file(threads[i]));
+    auto text = files[i].children ? files[i].children.read() : proc_.read(children_file(threads[i]));
     if (!text && proc_.check_alive()) continue;
     const std::string some = STASIS_TRY(std::move(text));
     for (const HostPid child : STASIS_TRY(kernel::parse_children(some))) all.push_back(child);
-    if (files[i]) children_files_[threads[i]] = std::move(files[i]);
+    if (files[i].children) kept_threads_[threads[i]] = std::move(files[i]);
   }
   std::ranges::sort(all);
   all.erase(std::ranges::unique(all).begin(), all.end());
   return all;
 }
 
+// Of a thread that is gone the kernel says that it has none, and another may have its number by now; the leader's is
+// the process's.
+Result<std::string> ProcessImage::children_of(HostPid tid) const {
+  const auto kept = kept_threads_.find(tid);
+  if (kept != kept_threads_.end()) {
+    std::string text = STASIS_TRY(kept->second.children.read());
+    const kernel::KeptFile& proof = kept->second.proof;
+    if (!text.empty() || tid == pid() || (proof && proof.read())) return text;
+  }
+  return proc_.read(children_file(tid));
+}
+
 Result<std::vector<HostPid>> ProcessImage::children() const {
   std::vector<HostPid> all;
   for (const TracedThread& thread : traced_->threads()) {
-    const auto kept = children_files_.find(thread.tid());
-    const std::string some =
-        STASIS_TRY(kept != children_files_.end() ? kept->second.read() : proc_.read(children_file(thread.tid())));
+    const std::string some = STASIS_TRY(children_of(thread.tid()));
     for (const HostPid child : STASIS_TRY(kernel::parse_children(some))) all.push_back(child);
   }
   std::ranges::sort(all);
@@ -99,9 +110,6 @@ Result<std::vector<HostPid>> ProcessImage::children() const {
 }
 
 Result<void> ProcessImage::attach() {
-  // What is kept of a thread that has ended says nothing of another that has its number by now: so soon none has.
-  constexpr auto kSoon = std::chrono::milliseconds(100);
-  if (std::chrono::steady_clock::now() - looked_at_ > kSoon) children_files_.clear();
   const auto seccomp = confined_ ? TracedProcess::Seccomp::kSuspend : TracedProcess::Seccomp::kNone;
   auto attached = TracedProcess::attach(STASIS_TRY(proc_.duplicate()), seccomp);
   if (!attached && confined_ && attached.error().code() == Errc::kNotPermitted) {

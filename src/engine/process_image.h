@@ -12,6 +12,7 @@
 #include <optional>
 #include <vector>
 
+#include "base/without_memory.h"
 #include "kernel/kept_file.h"
 #include "kernel/proc_dir.h"
 #include "resource/fs/fs.h"
@@ -65,7 +66,9 @@ class ProcessImage {
   // run on. REQUIRES: settled. Any thread may do this.
   Result<void> refresh_mappings();
   // The same ahead of refresh(), which tells how it went.
-  void look_ahead() { looked_ahead_ = refresh_mappings(); }
+  void look_ahead() {
+    looked_ahead_ = or_no_memory([this] { return refresh_mappings(); });
+  }
   // What is seen of it from outside, as it is now. REQUIRES: settled. Any
   // thread may do this.
   Result<void> refresh();
@@ -124,6 +127,7 @@ class ProcessImage {
   ProcessImage(kernel::ProcDir proc, TaskFacts facts);
   void note_waits();
   Result<void> check_timers(const std::vector<kernel::PosixTimer>& timers) const;
+  Result<std::string> children_of(HostPid tid) const;
   Result<void> take_answers(const Questions& questions, const Batch& batch);
   enum class Pending { kOfProcess, kOfThreadsToo };
   Result<void> note_pending_signals(Pending which);
@@ -133,8 +137,11 @@ class ProcessImage {
 
   kernel::ProcDir proc_;
   TaskFacts facts_;
-  std::map<HostPid, kernel::KeptFile> children_files_;  // by thread
-  std::chrono::steady_clock::time_point looked_at_;
+  // What tells of a thread's children, and whether it is still that thread.
+  struct KeptThread {
+    kernel::KeptFile children, proof;
+  };
+  std::map<HostPid, KeptThread> kept_threads_;
   bool childless_ = false;
   std::vector<kernel::Vma> vmas_;
   std::optional<Result<void>> looked_ahead_;

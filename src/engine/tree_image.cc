@@ -15,6 +15,7 @@
 #include <span>
 
 #include "base/log.h"
+#include "base/without_memory.h"
 #include "engine/job_states.h"
 #include "kernel/kcmp.h"
 #include "resource/task_obstacles/task_obstacles.h"
@@ -57,9 +58,10 @@ Result<TreeImage> TreeImage::look(HostPid root) {
     auto added = children ? tree.add_children(*std::move(children)) : Result<void>(Error(children.error()));
     if (!added && (i == 0 || !has_ended(tree.processes_[i]->pid()))) return Error(std::move(added).error());
   }
-  if (most_side_by_side() > 1 && worth_a_thread(tree.processes_))
-    tree.beside_ =
-        STASIS_TRY(WorkQueue::create({.name = "stasis-beside", .kind = QueueKind::kUnbound, .max_active = 1}));
+  if (most_side_by_side() > 1 && worth_a_thread(tree.processes_)) {
+    auto queue = WorkQueue::create({.name = "stasis-beside", .kind = QueueKind::kUnbound, .max_active = 1});
+    if (queue) tree.beside_ = *std::move(queue);  // otherwise all is done here
+  }
   return tree;
 }
 
@@ -113,7 +115,12 @@ Result<void> TreeImage::add_namespace_mates() {
   return add_children(STASIS_TRY(init->children()));
 }
 
+void TreeImage::await_helper() const {
+  if (beside_) (void)beside_->flush();
+}
+
 void TreeImage::let_go() {
+  await_helper();
   for (const auto& process : processes_ | std::views::reverse) process->let_go();
 }
 
@@ -123,7 +130,7 @@ Result<TreeImage::Settled> TreeImage::settle(std::size_t index, const Patience& 
   auto settled = process->settle(patience, [&] {
     if (beside_) (void)beside_->post([process] { process->look_ahead(); });
   });
-  if (!settled && beside_) (void)beside_->flush();
+  if (!settled) await_helper();
   if (!settled && index > 0 && has_ended(processes_[index]->pid())) {
     ended_.push_back(processes_[index]->pid());
     processes_.erase(processes_.begin() + static_cast<std::ptrdiff_t>(index));
@@ -234,8 +241,19 @@ Result<void> TreeImage::inspect(SeccompTable& seccomp, const OpenFileTable& file
   std::vector<Result<void>> looked(processes_.size());
   std::atomic<std::size_t> next = 0;
   const auto look = [&] {
-    for (std::size_t i = next++; i < looked.size(); i = next++) looked[i] = processes_[i]->inspect_memory(files);
+    for (std::size_t i = next++; i < looked.size(); i = next++) {
+      looked[i] = or_no_memory([&] { return processes_[i]->inspect_memory(files); });
+    }
   };
+  // However this ends, nobody goes on looking.
+  const auto stop = [&] {
+    next = looked.size();
+    await_helper();
+  };
+  const struct Stop {
+    const decltype(stop)& at_the_end;
+    ~Stop() { at_the_end(); }
+  } whatever_happens{stop};
   if (beside_) (void)beside_->post(look);
   Result<void> asked;
   for (const auto& process : processes_) {
@@ -245,8 +263,7 @@ Result<void> TreeImage::inspect(SeccompTable& seccomp, const OpenFileTable& file
     if (asked) asked = process->inspect(seccomp, patience);
   }
   if (asked) look();
-  next = looked.size();
-  if (beside_) (void)beside_->flush();
+  stop();
   STASIS_TRY(std::move(asked));
   for (Result<void>& result : looked) STASIS_TRY(std::move(result));
   for (const auto& process : processes_) process->finish_inspection();

@@ -97,6 +97,7 @@ class TreeImage {
   // Works on another CPU beside the tracer, where there is enough to do. Refers
   // to the processes: goes first.
   std::unique_ptr<WorkQueue> beside_;
+  void await_helper() const;
 };
 
 }  // namespace stasis

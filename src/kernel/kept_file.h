@@ -20,7 +20,7 @@ class KeptFile {
   static KeptFile open(const ProcDir& proc, const std::string& name);
 
   explicit operator bool() const { return static_cast<bool>(fd_); }
-  // What it says now. Errors: the task is gone. REQUIRES: it is kept.
+  // What it says now. Errors: the task is gone (`children` is empty then). REQUIRES: it is kept.
   Result<std::string> read() const;
 
  private:

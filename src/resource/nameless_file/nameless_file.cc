@@ -147,6 +147,12 @@ Result<UniqueFd> make_file(const NamelessFileRecord&, const std::string& directo
   return named;
 }
 
+Result<UniqueFd> open_and_unlink(const std::string& name, const RestartContext& ctx) {
+  auto fd = ctx.open_path(name, O_RDWR | O_NOCTTY | O_NOFOLLOW);
+  if (::unlink(name.c_str()) != 0) return Error::from_errno(errno, "remove " + name);
+  return fd;
+}
+
 Result<UniqueFd> make_device(const NamelessFileRecord& record, const std::string& directory,
                              const RestartContext& ctx) {
   const auto rights = STASIS_TRY(ctx.take_rights());
@@ -156,8 +162,12 @@ Result<UniqueFd> make_device(const NamelessFileRecord& record, const std::string
     if (error.sys_errno() != EPERM) return error;
     return std::move(error).with_code(Errc::kMissingCapability).with_help("it takes CAP_MKNOD: run as root");
   }
-  auto fd = ctx.open_path(name, O_RDWR | O_NOCTTY);
-  if (::unlink(name.c_str()) != 0) return Error::from_errno(errno, "remove " + name);
+  UniqueFd fd = STASIS_TRY(open_and_unlink(name, ctx));
+  // Whoever may write to that directory may have put something else in its place.
+  struct ::stat made{};
+  if (::fstat(fd.get(), &made) != 0 || !S_ISCHR(made.st_mode) || made.st_rdev != record.device_number) {
+    return Error(Errc::kFileChanged, fmt::format("{} was replaced while it was made", name));
+  }
   return fd;
 }
 
