@@ -217,12 +217,15 @@ void ImageSeries::after_checkpoint() {
   for (const std::string& name : unneeded) ::unlinkat(directory_.get(), name.c_str(), 0);
 }
 
-// The name of the older image that this one is a difference to; empty: to none of ours. An error: it can't be read now.
+// The name of the older image that this one is a difference to; empty: to none of ours, or it is no image. An error: it
+// can't be read now.
 Result<std::string> ImageSeries::parent_of(const std::string& name) const {
   UniqueFd fd = STASIS_TRY(open_at(directory_.get(), name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY));
-  const ImageReader image = STASIS_TRY(ImageReader::from_fd(fd.get(), {}));
-  if (!image.environment().parent_image) return std::string();
-  const std::string& path = image.environment().parent_path;
+  constexpr int kBadImageStatus = 4;
+  const auto image = ImageReader::from_fd(fd.get(), {});
+  if (!image && errc_info(image.error().code()).exit_status != kBadImageStatus) return image.error();
+  if (!image || !image->environment().parent_image) return std::string();
+  const std::string& path = image->environment().parent_path;
   const std::string parent = path.substr(path.rfind('/') + 1);
   return number_of(parent, name_) ? parent : std::string();
 }
