@@ -112,13 +112,13 @@ Result<std::vector<HostPid>> ProcessImage::children() const {
 Result<void> ProcessImage::attach() {
   const auto seccomp = confined_ ? TracedProcess::Seccomp::kSuspend : TracedProcess::Seccomp::kNone;
   auto attached = TracedProcess::attach(STASIS_TRY(proc_.duplicate()), seccomp);
-  if (!attached && confined_ && attached.error().code() == Errc::kNotPermitted) {
-    return Error(Errc::kSeccomp,
-                 fmt::format("pid {} is under seccomp and its filters can't be suspended", pid().value()))
-        .with_help("run as root");
+  if (attached) {
+    traced_ = *std::move(attached);
+    return {};
   }
-  traced_ = STASIS_TRY(std::move(attached));
-  return {};
+  if (!confined_ || attached.error().code() != Errc::kNotPermitted) return attached.error();
+  return Error(Errc::kSeccomp, fmt::format("pid {} is under seccomp and its filters can't be suspended", pid().value()))
+      .with_help("run as root");
 }
 
 ProcessImage::ProcessImage(kernel::ProcDir proc, TaskFacts facts) : proc_(std::move(proc)), facts_(std::move(facts)) {}
