@@ -119,8 +119,17 @@ void TreeImage::await_helper() const {
   if (beside_) (void)beside_->flush();
 }
 
+// A child that is let go may end at once: its parent, who may ignore its children for a copy's sake, must know.
+void TreeImage::heed_children() const {
+  const Patience patience(std::chrono::hours(1), nullptr);
+  for (const auto& process : processes_) {
+    if (process->attached()) process->traced().heed_children(patience);
+  }
+}
+
 void TreeImage::let_go() {
   await_helper();
+  heed_children();
   for (const auto& process : processes_ | std::views::reverse) process->let_go();
 }
 
@@ -428,6 +437,7 @@ Result<void> TreeImage::resume(int signal) {
   const Patience patience(std::chrono::hours(1), nullptr);
   std::vector<TracedProcess*> all;
   for (const auto& process : processes_) all.push_back(&process->traced());
+  heed_children();
   TracedProcess::close_gates(all, patience);
   Result<void> first;
   for (const auto& process : processes_ | std::views::reverse) {

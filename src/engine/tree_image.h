@@ -87,6 +87,8 @@ class TreeImage {
   Result<void> find_zombies();
   std::vector<std::pair<HostPid, HostPid>> parents() const;
   void reap_in(ProcessImage& parent, ImagePid child);
+  void await_helper() const;
+  void heed_children() const;
 
   Observer observer_;
   UsedSemaphores semaphores_;  // when we looked
@@ -97,7 +99,6 @@ class TreeImage {
   // Works on another CPU beside the tracer, where there is enough to do. Refers
   // to the processes: goes first.
   std::unique_ptr<WorkQueue> beside_;
-  void await_helper() const;
 };
 
 }  // namespace stasis

@@ -485,6 +485,17 @@ Result<void> TracedProcess::restore(const Patience& patience) {
   return first;
 }
 
+void TracedProcess::heed_children(const Patience& patience) {
+  // Tried again where a call failed for once, as in resume().
+  for (int attempt = 0; attempt < 3 && settled_ && children_ignored_ && gate_open(); ++attempt) {
+    for (TracedThread& thread : threads_) {
+      if (thread.state() == TracedThread::State::kRunning) (void)thread.await_report(patience);
+    }
+    forget_gone_threads();
+    if (threads_.empty() || end_midwife(patience)) return;
+  }
+}
+
 // Not all stopped, so nothing was done to any. Who sleeps in vfork keeps none of the others waiting.
 void TracedProcess::let_unsettled_threads_go() {
   const auto late = std::ranges::stable_partition(

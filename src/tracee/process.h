@@ -109,6 +109,9 @@ class TracedProcess {
   Result<void> start_copy(const Patience& patience);
   Result<ProcessCopy> finish_copy(std::span<const AddressRange> unwanted, const Patience& patience);
 
+  // Where its children are ignored for a copy's sake they are not any more. To be called before one of them is let go.
+  void heed_children(const Patience& patience);
+
   // Takes the gate down and puts every thread back as it was captured, still stopped.
   Result<void> restore(const Patience& patience);
   // restore() and let go. Carried through as far as it can be, even after errors; the first of them is returned.
