@@ -109,8 +109,8 @@ def failing_calls(mode, *words):
             return
         watched = Watched(lab, options.program, *words)
         generator, number, quiet, failed = random.Random(mode), 0, 0, 0
-        while quiet < 60 and number < 5000:
-            number += 1 if options.long else generator.randint(1, 12)
+        while quiet < (60 if options.long else 15) and number < 5000:
+            number += 1 if options.long else generator.randint(1, 30)
             image = lab.next_image()
             done = lab.command("checkpoint", watched.pid, "-o", image, "--snapshot", mode,
                                env={"STASIS_FAIL_SYSCALL": str(number)})

@@ -116,10 +116,19 @@ Result<void> OutsideHolders::scan_mappings(std::span<const HostPid> tree, const 
   return {};
 }
 
+// Nor is one an outsider that had a mapping and does not have it any more: a child of the tree that has ended since.
 void OutsideHolders::forget(std::span<const HostPid> tree) {
+  const auto maps_it = [](const OutsideHolder& holder) {
+    const auto vmas = kernel::parse_areas_in_motion(
+        kernel::parse_maps, [&] { return read_file(AT_FDCWD, fmt::format("/proc/{}/maps", holder.pid.value())); });
+    return vmas && std::ranges::any_of(*vmas, [&](const kernel::Vma& vma) {
+             return vma.inode == holder.inode && makedev(vma.dev_major, vma.dev_minor) == holder.device;
+           });
+  };
   for (auto& [link, holders] : holders_) {
-    std::erase_if(holders,
-                  [&](const OutsideHolder& holder) { return std::ranges::find(tree, holder.pid) != tree.end(); });
+    std::erase_if(holders, [&](const OutsideHolder& holder) {
+      return std::ranges::find(tree, holder.pid) != tree.end() || (holder.fd < 0 && !maps_it(holder));
+    });
   }
 }
 
