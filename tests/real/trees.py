@@ -112,7 +112,6 @@ def bash_pipeline(_lab, size):
 
 
 def bash_jobs(lab, size):
-    need("ps")
     return ["bash", script(lab, "jobs.sh"), 20000 * size]
 
 
