@@ -189,7 +189,7 @@ def static_binary(lab, is_long, times):
 
 
 def threads_200(lab, is_long, times):
-    return [build(lab, "many_threads.c"), 200, times * (4000000 if is_long else 800000)]
+    return [build(lab, "many_threads.c"), 200, times * (4000000 if is_long else 500000)]
 
 
 CASES = {
