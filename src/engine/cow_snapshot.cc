@@ -13,6 +13,15 @@
 namespace stasis {
 namespace {
 
+// Where a copy has what the program had when it was made.
+Result<std::vector<PageRun>> handed_down(const kernel::ProcDir& copy) {
+  std::vector<PageRun> ranges;
+  for (const kernel::Vma& vma : STASIS_TRY(copy.smaps())) {
+    if (!vma.flags.has(kernel::VmFlag::kWipeOnFork)) append(ranges, {.start = vma.start, .length = vma.size()});
+  }
+  return ranges;
+}
+
 class CopiedPages final : public PageSource {
  public:
   CopiedPages(ProcessCopy copy, HostPid of) : copy_(std::move(copy)), of_(of) {}
@@ -30,7 +39,10 @@ class CopiedPages final : public PageSource {
     }
     std::vector<PageRun> there;
     for (const kernel::PageRun& run : found) append(there, {.start = run.start, .length = run.size()});
-    if (subtract(wanted, there).empty()) return {};
+    const std::vector<PageRun> missing = subtract(wanted, there);
+    // What is in memory of the copy's own, but without a page, was never written: while writes are tracked the kernel
+    // marks such pages, and counts them among those of the program that are swapped out.
+    if (missing.empty() || subtract(missing, STASIS_TRY(handed_down(proc))).empty()) return {};
     return Error(Errc::kBusy, fmt::format("process {} was changing what its children get", of_.value()))
         .with_help("try again");
   }

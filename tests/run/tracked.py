@@ -40,6 +40,28 @@ os.close(fd)
 os.execv(sys.executable, [sys.executable, __file__, str(turn + 1), report])
 """
 
+# Large enough to be saved from a copy of it. Half of its mapping is never touched until the file `look` is there.
+UNTOUCHED = """
+import mmap, os, sys
+SIZE = 16 << 20
+area = mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+if hasattr(mmap, "MADV_NOHUGEPAGE"):
+    area.madvise(mmap.MADV_NOHUGEPAGE)
+fd = os.open(sys.argv[1], os.O_RDWR)
+turn = 0
+while True:
+    for page in range(0, SIZE, 8192):
+        if int.from_bytes(area[page:page + 8], "little") != turn:
+            os.pwrite(fd, b"wrong page", 0)
+            sys.exit(1)
+        area[page:page + 8] = (turn + 1).to_bytes(8, "little")
+    if os.path.exists("look") and any(area[page:page + 4096].count(0) != 4096 for page in range(4096, SIZE, 8192)):
+        os.pwrite(fd, b"wrong page that nobody has touched", 0)
+        sys.exit(1)
+    turn += 1
+    os.pwrite(fd, b"right %d" % turn, 0)
+"""
+
 
 class Run:
     """A program under `stasis run --track`, in this life or a later one."""
@@ -175,6 +197,28 @@ def tracked_chain_is_bounded(lab, options):
     run.end()
 
 
+def tracked_untouched(lab, options):
+    """While a program is tracked the kernel lists pages that it never touched: a copy of it does not have them, and a whole
+    image that is written from a copy lacks nothing."""
+    script = lab.write("untouched.py", UNTOUCHED)
+    run = Run(lab, options.program, "--every", "1ms", "--keep", "1", command=["/usr/bin/python3", script, lab.path("report")])
+    needs_tracking(lab, run)
+
+    run.wait_right(1)  # before that it was another program
+    begun = len(run.events("saved", "not_saved"))
+
+    def whole_again(events):
+        failed = [event for event in events[begun:] if event["event"] == "not_saved"]
+        if failed:
+            raise Failure(f"not saved: {failed}")
+        return sum(not event["tracked"] for event in events[begun:]) >= 3
+    run.wait_event("three whole images", whole_again, "saved", "not_saved")
+    run.kill_and_resume()
+    lab.write("look", "")
+    run.wait_right(3)
+    run.end()
+
+
 def tracked_parent_gone(lab, options):
     """A chain whose beginning is gone can't be resumed; what is older and whole can. A run goes on without."""
     run = Run(lab, options.program, "--every", "20ms", "--keep", "3")
@@ -264,8 +308,8 @@ def tracked_faults(lab, options):
 
 
 CASES = {case.__name__: case for case in (
-    tracked_lives, tracked_tree, tracked_exec, tracked_chain_is_bounded, tracked_parent_gone, tracked_told_to_end, tracked_stasis_killed,
-    tracked_faults)}
+    tracked_lives, tracked_tree, tracked_exec, tracked_chain_is_bounded, tracked_untouched, tracked_parent_gone, tracked_told_to_end,
+    tracked_stasis_killed, tracked_faults)}
 
 if __name__ == "__main__":
     run_cases(CASES, description=__doc__)
