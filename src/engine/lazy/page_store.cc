@@ -82,18 +82,17 @@ std::size_t PageStore::unit_of(ObjRef object, std::uint64_t address) const {
 Result<void> PageStore::fetch(std::size_t index) {
   if (has(index)) return {};
   const Unit& unit = units_[index];
-  std::vector<std::byte> bytes = std::exchange(spare_, {});
-  if (bytes.size() < unit.size) bytes.resize(unit.size);
-  const auto out = std::span(bytes).first(unit.size);
+  PageBuffer buffer = std::exchange(spare_, {});
+  const auto out = buffer.take(unit.size);
   STASIS_TRY(unit.chunk ? image_->read_chunk(*unit.chunk, out) : image_->read_pages(unit.object, unit.runs, out));
-  contents_.emplace(index, std::move(bytes));
+  contents_.emplace(index, Contents{.buffer = std::move(buffer), .bytes = out});
   return {};
 }
 
 void PageStore::drop(std::size_t index) {
   const auto found = contents_.find(index);
   if (found == contents_.end()) return;
-  spare_ = std::move(found->second);
+  spare_ = std::move(found->second.buffer);
   contents_.erase(found);
 }
 
@@ -102,8 +101,7 @@ std::span<const std::byte> PageStore::view(ObjRef object, std::uint64_t address,
   const auto contents = contents_.find(at->second.unit);
   STASIS_INVARIANT(contents != contents_.end());
   const std::uint64_t skipped = address - at->first;
-  return std::span(contents->second)
-      .subspan(at->second.offset + skipped, std::min(length, at->second.length - skipped));
+  return contents->second.bytes.subspan(at->second.offset + skipped, std::min(length, at->second.length - skipped));
 }
 
 }  // namespace stasis

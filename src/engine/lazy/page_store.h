@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "base/page_buffer.h"
 #include "stasis/image.h"
 
 namespace stasis {
@@ -47,15 +48,19 @@ class PageStore {
     std::uint64_t offset;
   };
   using Places = std::map<std::uint64_t, Place>;  // by address
+  struct Contents {
+    PageBuffer buffer;
+    std::span<const std::byte> bytes;
+  };
   explicit PageStore(const ImageReader& image) : image_(&image) {}
   Result<void> add_unit(Unit unit);
   Places::const_iterator place_of(ObjRef object, std::uint64_t address) const;
 
   const ImageReader* image_;
   std::vector<Unit> units_;
-  std::map<std::int32_t, Places> places_;                   // by object
-  std::map<std::size_t, std::vector<std::byte>> contents_;  // by unit; at least as large as it
-  std::vector<std::byte> spare_;                            // for the next one
+  std::map<std::int32_t, Places> places_;     // by object
+  std::map<std::size_t, Contents> contents_;  // by unit
+  PageBuffer spare_;                          // for the next one
 };
 
 }  // namespace stasis
