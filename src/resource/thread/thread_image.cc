@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <unistd.h>
 
 #include <charconv>
 #include <cstdio>
@@ -15,18 +16,21 @@
 
 #include "arch/x86_64/wait_note.h"
 #include "arch/x86_64/xstate.h"
+#include "kernel/clocks.h"
 #include "kernel/page_size.h"
 #include "kernel/pidfd.h"
 #include "kernel/robust_list.h"
 #include "resource/signal/signal_actions.h"
 #include "resource/thread/interrupted_call.h"
 #include "resource/thread/rseq.h"
+#include "resource/thread/sleep_start.h"
 #include "work/side_by_side.h"
 
 namespace stasis {
 namespace {
 
 using std::chrono::nanoseconds;
+using std::chrono::steady_clock;
 
 constexpr int kGetTidAddress = 40;  // PR_GET_TID_ADDRESS
 
@@ -73,8 +77,25 @@ long call_by_wait_channel(const kernel::ProcDir& proc, HostPid tid, const Waitin
 
 std::string schedstat_file(HostPid tid) { return fmt::format("task/{}/schedstat", tid.value()); }
 
-// When the run-queue clock of a CPU was zero. Leaves us on that CPU.
-std::optional<std::chrono::steady_clock::time_point> origin_of_clock(int cpu, const kernel::ProcDir& self) {
+// How often the thread got a CPU.
+std::optional<unsigned long long> arrivals(const kernel::KeptFile& schedstat, const kernel::ProcDir& proc,
+                                           HostPid tid) {
+  const auto text = schedstat ? schedstat.read() : proc.read(schedstat_file(tid));
+  unsigned long long count = 0;
+  if (!text || std::sscanf(text->c_str(), "%*u %*u %llu", &count) != 1) return std::nullopt;
+  return count;
+}
+
+// It is counted in ticks, cut off: not later than it was.
+steady_clock::time_point start_of_thread(const kernel::ProcStat& stat) {
+  const auto ticks_per_second = static_cast<std::uint64_t>(::sysconf(_SC_CLK_TCK));
+  const std::chrono::seconds whole(stat.starttime / ticks_per_second);
+  const nanoseconds rest(stat.starttime % ticks_per_second * 1'000'000'000 / ticks_per_second);
+  return steady_clock::now() - (nanoseconds(kernel::read_clocks().boottime_ns) - whole - rest);
+}
+
+// Leaves us on that CPU.
+std::optional<RunQueueClocks::Origin> origin_of_clock(int cpu, const kernel::ProcDir& self) {
   cpu_set_t only;
   CPU_ZERO(&only);
   if (cpu < 0 || cpu >= CPU_SETSIZE) return std::nullopt;
@@ -85,7 +106,8 @@ std::optional<std::chrono::steady_clock::time_point> origin_of_clock(int cpu, co
   ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
   const auto own = self.thread_sched(HostPid(::gettid()));
   if (!own || !own->exec_start_ns) return std::nullopt;
-  return std::chrono::steady_clock::now() - nanoseconds(*own->exec_start_ns);
+  const auto now = steady_clock::now();
+  return RunQueueClocks::Origin{.zero = now - nanoseconds(*own->exec_start_ns), .read = now};
 }
 
 // Sleeps that were given a place for it find the time that is left there, written at every interruption.
@@ -138,7 +160,7 @@ ReadCode reader_of_code(const kernel::ProcessMemory& memory) {
 }  // namespace
 
 // The clock is the run queue's: it compares only with our own on the same CPU.
-std::optional<std::chrono::steady_clock::time_point> RunQueueClocks::origin(int cpu) {
+std::optional<RunQueueClocks::Origin> RunQueueClocks::origin(int cpu) {
   const std::lock_guard lock(mutex_);
   const auto [origin, first] = origins_.try_emplace(cpu);
   if (!first) return origin->second;
@@ -150,6 +172,31 @@ std::optional<std::chrono::steady_clock::time_point> RunQueueClocks::origin(int 
   return origin->second;
 }
 
+// What is read of a thread must all be of one sleep: it has not run meanwhile. The CPU comes first, for a thread that
+// is moved later loses its exec_start.
+std::optional<WaitTimes::Sleep> WaitTimes::look_at(const kernel::ProcDir& proc, HostPid tid, RunQueueClocks& clocks) {
+  auto schedstat = kernel::KeptFile::open(proc, schedstat_file(tid));
+  const auto before = arrivals(schedstat, proc, tid);
+  const auto stat = proc.thread_stat(tid);
+  const auto sched = proc.thread_sched(tid);
+  if (!stat || !sched || !sched->exec_start_ns || !sched->voluntary_switches) return std::nullopt;
+  if (arrivals(schedstat, proc, tid) != before) return std::nullopt;
+  const auto clock = clocks.origin(stat->processor);
+  if (!clock) return std::nullopt;
+  const auto now = steady_clock::now();
+  const auto since = start_of_sleep({.exec_start_ns = *sched->exec_start_ns,
+                                     .clock_zero = clock->zero,
+                                     .clock_read = clock->read,
+                                     .thread_start = start_of_thread(*stat),
+                                     .now = now});
+  if (!since) return std::nullopt;
+  return Sleep{.since = *since,
+               .looked = now,
+               .count = *sched->voluntary_switches,
+               .all = sched->switches,
+               .schedstat = std::move(schedstat)};
+}
+
 WaitTimes WaitTimes::look(const kernel::ProcDir& proc, RunQueueClocks& clocks) {
   struct Seen {
     std::optional<long> restarted;
@@ -159,23 +206,15 @@ WaitTimes WaitTimes::look(const kernel::ProcDir& proc, RunQueueClocks& clocks) {
   const auto threads = proc.threads();
   if (!threads) return waits;
   std::vector<Seen> seen(threads->size());
-  const auto look_at = [&](std::size_t i, std::size_t) -> Result<void> {
+  const auto look_at_one = [&](std::size_t i, std::size_t) -> Result<void> {
     const HostPid tid = (*threads)[i];
     const WaitingIn call = waiting_in(proc, tid);
     if (!may_time_out(proc, call)) return {};
     if (call.number == SYS_restart_syscall) seen[i].restarted = call_by_wait_channel(proc, tid, call);
-    const auto sched = proc.thread_sched(tid);
-    if (!sched || !sched->exec_start_ns || !sched->voluntary_switches) return {};
-    const auto stat = proc.thread_stat(tid);
-    const auto origin = stat ? clocks.origin(stat->processor) : std::nullopt;
-    if (!origin) return {};
-    seen[i].sleep = {.since = *origin + nanoseconds(*sched->exec_start_ns),
-                     .count = *sched->voluntary_switches,
-                     .all = sched->switches,
-                     .schedstat = kernel::KeptFile::open(proc, schedstat_file(tid))};
+    seen[i].sleep = look_at(proc, tid, clocks);
     return {};
   };
-  static_cast<void>(side_by_side({.count = seen.size(), .worth_a_thread = 16}, look_at));
+  static_cast<void>(side_by_side({.count = seen.size(), .worth_a_thread = 16}, look_at_one));
   for (std::size_t i = 0; i < seen.size(); ++i) {
     if (seen[i].restarted) waits.restarted_[(*threads)[i]] = *seen[i].restarted;
     if (seen[i].sleep) waits.sleeps_[(*threads)[i]] = *std::move(seen[i].sleep);
@@ -190,21 +229,18 @@ long WaitTimes::restarted_call(HostPid tid) const {
 
 // It was woken once, by us, and stopped. How often a thread got a CPU is cheap to read, and mostly says all.
 bool WaitTimes::slept_on(const Sleep& sleep, const kernel::ProcDir& proc, HostPid tid) {
-  unsigned long long arrivals = 0;
-  const auto text = !sleep.all        ? Result<std::string>("")
-                    : sleep.schedstat ? sleep.schedstat.read()
-                                      : proc.read(schedstat_file(tid));
-  if (text && std::sscanf(text->c_str(), "%*u %*u %llu", &arrivals) == 1 && arrivals == *sleep.all + 1) return true;
+  if (sleep.all && arrivals(sleep.schedstat, proc, tid) == *sleep.all + 1) return true;
   const auto sched = proc.thread_sched(tid);
   return sched && sched->voluntary_switches == sleep.count + 1;
 }
 
-nanoseconds WaitTimes::waited(const kernel::ProcDir& proc, HostPid tid) const {
+nanoseconds WaitTimes::waited(const kernel::ProcDir& proc, HostPid tid, nanoseconds timeout) const {
   const auto found = sleeps_.find(tid);
   if (found == sleeps_.end()) return nanoseconds(0);
-  const auto now = std::chrono::steady_clock::now();
-  if (!slept_on(found->second, proc, tid)) return nanoseconds(0);
-  return std::max(nanoseconds(0), nanoseconds(now - found->second.since));
+  const Sleep& sleep = found->second;
+  const auto now = steady_clock::now();
+  if (!plausible(sleep.since, sleep.looked, timeout) || !slept_on(sleep, proc, tid)) return nanoseconds(0);
+  return std::max(nanoseconds(0), nanoseconds(now - sleep.since));
 }
 
 namespace {
@@ -233,7 +269,7 @@ std::optional<UsedTime> used_time(const TracedProcess& process, const TracedThre
   if (left && *left <= *timeout) {
     elapsed = *timeout - *left;
   } else {
-    elapsed = waits.waited(process.proc(), thread.tid());
+    elapsed = waits.waited(process.proc(), thread.tid(), *timeout);
     if (const auto note = arch::wait_note(thread.registers)) elapsed += note->waited;
   }
   return UsedTime{.elapsed = std::min(elapsed, *timeout), .over = elapsed >= *timeout};

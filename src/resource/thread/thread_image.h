@@ -14,15 +14,19 @@
 
 namespace stasis {
 
-// When the run-queue clock of each CPU was zero, asked when it is first needed and remembered: for one look at many
-// processes. Threads: any number at once.
+// The run-queue clock of each CPU, asked when it is first needed and remembered: for one look at many processes.
+// Threads: any number at once.
 class RunQueueClocks {
  public:
-  std::optional<std::chrono::steady_clock::time_point> origin(int cpu);
+  struct Origin {
+    std::chrono::steady_clock::time_point zero;  // when the clock was
+    std::chrono::steady_clock::time_point read;
+  };
+  std::optional<Origin> origin(int cpu);
 
  private:
   std::mutex mutex_;
-  std::map<int, std::optional<std::chrono::steady_clock::time_point>> origins_;
+  std::map<int, std::optional<Origin>> origins_;
 };
 
 // What was learnt of waiting threads before the freeze: since when each has been waiting.
@@ -33,17 +37,19 @@ class WaitTimes {
   static WaitTimes look(const kernel::ProcDir& proc, RunQueueClocks& clocks);
   // The call in which the thread waits where only restart_syscall(2) stands in its registers; -1: not known.
   long restarted_call(HostPid tid) const;
-  // Time that the thread had been asleep when it was stopped, now. 0 where that is not known, or where it has not slept
-  // on since it was looked at: then it waits in another call.
-  std::chrono::nanoseconds waited(const kernel::ProcDir& proc, HostPid tid) const;
+  // Time that the thread had been asleep when it was stopped, now, in a call with this time-out. 0 where that is not
+  // known, or where it has not slept on since it was looked at: then it waits in another call.
+  std::chrono::nanoseconds waited(const kernel::ProcDir& proc, HostPid tid, std::chrono::nanoseconds timeout) const;
 
  private:
   struct Sleep {
     std::chrono::steady_clock::time_point since;
+    std::chrono::steady_clock::time_point looked;
     std::uint64_t count = 0;           // voluntary switches up to and with this one
     std::optional<std::uint64_t> all;  // switches of any kind
     kernel::KeptFile schedstat;
   };
+  static std::optional<Sleep> look_at(const kernel::ProcDir& proc, HostPid tid, RunQueueClocks& clocks);
   static bool slept_on(const Sleep& sleep, const kernel::ProcDir& proc, HostPid tid);
   std::map<HostPid, Sleep> sleeps_;
   std::map<HostPid, long> restarted_;
