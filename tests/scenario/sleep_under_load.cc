@@ -23,7 +23,8 @@ void work_until(std::int64_t when) {
 
 void* sleeper(void* argument) {
   const auto number = *static_cast<const int*>(argument);
-  for (int turn = 0; !stop; ++turn) {
+  int turn = 0;
+  do {
     work_until(scenario::now_ns() + (number + turn) % 4 * kMilli);
     const std::int64_t start = scenario::now_ns();
     const timespec time = {kSleep / 1000000000, kSleep % 1000000000};
@@ -32,7 +33,8 @@ void* sleeper(void* argument) {
     CHECK_EQ(result, 0);
     CHECK(lasted >= kSleep - kMilli, "sleeper %d, turn %d: a sleep of %lld ns lasted %lld", number, turn,
           static_cast<long long>(kSleep), static_cast<long long>(lasted));
-  }
+    ++turn;
+  } while (!stop);
   return nullptr;
 }
 
