@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Threads whose numbers are smaller than that of the main thread, as those that are made after the kernel's numbers
-// began anew: the main thread is the main thread all the same. scenario: root
+// began anew: the main thread is the main thread all the same.
+// scenario: root
 #include <sys/syscall.h>
 
 #include <array>

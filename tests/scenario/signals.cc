@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Signals: actions, masks of each thread, and what is pending for the process and for a thread, in its order and with
-// its siginfo. scenario: also-static
+// its siginfo.
+// scenario: also-static
 #include <signal.h>
 #include <sys/syscall.h>
 

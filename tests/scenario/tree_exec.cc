@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// scenario: modes=plain,freezes,restart,twice,user-twice
+// scenario: modes=plain,leave,freezes,restart,twice,namespace,user-twice
 // Four processes that do nothing but run their own program anew: a freeze meets each of them in the middle of it.
 #include <array>
 
