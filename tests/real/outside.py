@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Sockets that lead out of the process tree, to this test: refused by default, with the other end's name; given up, kept
-or connected again as --tcp and --unix-external say."""
+or connected again as --tcp and --unix-external say. And a TCP connection within the tree."""
 import contextlib
 import os
 import pathlib
@@ -18,6 +18,18 @@ from tree_lab import PYTHON, script  # noqa: E402
 def expect(found, wanted, what):
     if found != wanted:
         raise Failure(f"{what}: {found!r}, not {wanted!r}")
+
+
+def refused(lab, process, words, status=3, options=()):
+    """By check, if there are no options, and by checkpoint."""
+    image = lab.path("image")
+    for command in (("check", process.pid), ("checkpoint", process.pid, "-o", image, *options)):
+        if command[0] == "check" and options:
+            continue
+        result = lab.command(*command)
+        text = result.stdout + result.stderr
+        if result.returncode != status or [word for word in words if word not in text] or os.path.exists(image):
+            raise Failure(f"{command[0]}: status {result.returncode}, and {words} are not all in: {text}")
 
 
 class Client:
@@ -71,14 +83,7 @@ class Client:
         expect(self.lab.wait_exit(self.process, "the program"), 0, "its status")
 
     def refused(self, words, status=3, options=()):
-        image = self.lab.path("image")
-        for command in (("check", self.process.pid), ("checkpoint", self.process.pid, "-o", image, *options)):
-            if command[0] == "check" and options:
-                continue
-            result = self.lab.command(*command)
-            text = result.stdout + result.stderr
-            if result.returncode != status or [word for word in words if word not in text] or os.path.exists(image):
-                raise Failure(f"{command[0]}: status {result.returncode}, and {words} are not all in: {text}")
+        refused(self.lab, self.process, words, status, options)
 
     def restarted(self, *options):
         return self.lab.restart_foreground(self.lab.checkpoint_and_kill(self.process, *options))
@@ -121,6 +126,19 @@ def tcp_keep(lab, _options):
     client.answer(b"second")
     expect(client.result(), "answer to second", "the program's connection")
     expect(lab.wait_exit(restart, "the restarted program"), 0, "its status")
+
+
+def tcp_to_itself(lab, _options):
+    """A connection within the tree goes on where it was; an ordinary user is told which capability that takes."""
+    process = lab.start([PYTHON, script(lab, "outside.py"), "itself", "-"])
+    lab.wait_for(lambda: os.path.exists(lab.path("ready")), "ready", process)
+    if lab.user:
+        refused(lab, process, ["CAP_NET_ADMIN"], 5)
+    else:
+        process = lab.restart_foreground(lab.checkpoint_and_kill(process))
+    lab.write("go", "")
+    expect(lab.wait_exit(process, "the program"), 0, "its status")
+    expect(lab.read("result"), "before and after", "the program's connection")
 
 
 def unix_refused(lab, _options):
@@ -207,7 +225,7 @@ def datagram_from_outside(lab, _options):
 
 
 CASES = {case.__name__: case for case in (
-    tcp_refused, tcp_close, tcp_close_left_running, tcp_keep, unix_refused, unix_close, unix_reconnect,
+    tcp_refused, tcp_close, tcp_close_left_running, tcp_keep, tcp_to_itself, unix_refused, unix_close, unix_reconnect,
     waiting_connection, datagram_from_outside)}
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""outside.py tcp|unix|listen|udp ADDRESS: has a socket that leads out of the tree. Says `ready`, waits for `go`, uses the
-socket, and writes what came of it to `result`."""
+"""outside.py tcp|unix|listen|udp|itself ADDRESS: has a socket that leads out of the tree, or (itself) a TCP connection that
+does not. Says `ready`, waits for `go`, uses the socket, and writes what came of it to `result`."""
 import errno
 import os
 import socket
@@ -47,6 +47,15 @@ elif kind == "listen":
             peer.sendall(b"served")
             break
     note("result", "served")
+elif kind == "itself":
+    server = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(server.getsockname())
+    peer, _ = server.accept()
+    client.sendall(b"before")
+    wait_for_go()
+    heard = peer.recv(100)
+    peer.sendall(heard + b" and after")
+    note("result", client.recv(100).decode())
 else:
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind(("127.0.0.1", 0))
