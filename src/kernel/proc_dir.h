@@ -76,7 +76,8 @@ class ProcDir {
   Result<std::string> cmdline() const;
   Result<std::string> environ() const;
 
-  // The oldest first (numbers begin anew one day); the leader (tid == pid) may have exited and is still listed as a zombie.
+  // The oldest first (numbers begin anew one day); the leader (tid == pid) may have exited and is still listed as a
+  // zombie.
   Result<std::vector<HostPid>> threads() const;
   Result<ProcStat> thread_stat(HostPid tid) const;
   Result<ProcStatus> thread_status(HostPid tid) const;

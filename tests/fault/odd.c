@@ -57,10 +57,8 @@ static int aio(void) { return syscall(SYS_io_setup, 4, &context) == 0; }
 static int aio_still(void) { return syscall(SYS_io_destroy, context) == 0; }
 
 static int perf(void) {
-  struct perf_event_attr attributes = {.type = PERF_TYPE_SOFTWARE,
-                                       .size = sizeof attributes,
-                                       .config = PERF_COUNT_SW_TASK_CLOCK,
-                                       .exclude_kernel = 1};
+  struct perf_event_attr attributes = {
+      .type = PERF_TYPE_SOFTWARE, .size = sizeof attributes, .config = PERF_COUNT_SW_TASK_CLOCK, .exclude_kernel = 1};
   return descriptor(syscall(SYS_perf_event_open, &attributes, 0, -1, -1, PERF_FLAG_FD_CLOEXEC));
 }
 
@@ -98,7 +96,8 @@ static int netlink_unread(void) {
   struct {
     struct nlmsghdr header;
     struct rtgenmsg body;
-  } request = {.header = {.nlmsg_len = sizeof request, .nlmsg_type = RTM_GETLINK, .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP}};
+  } request = {
+      .header = {.nlmsg_len = sizeof request, .nlmsg_type = RTM_GETLINK, .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP}};
   return descriptor(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE)) && send(object, &request, sizeof request, 0) > 0;
 }
 static int netlink_answers(void) {
@@ -113,7 +112,8 @@ static int unaccepted_bytes(void) {
   socklen_t length = sizeof address;
   return descriptor(socket(AF_INET, SOCK_STREAM, 0)) &&
          bind(object, (const struct sockaddr*)&address, sizeof address) == 0 && listen(object, 5) == 0 &&
-         getsockname(object, (struct sockaddr*)&address, &length) == 0 && (other = socket(AF_INET, SOCK_STREAM, 0)) >= 0 &&
+         getsockname(object, (struct sockaddr*)&address, &length) == 0 &&
+         (other = socket(AF_INET, SOCK_STREAM, 0)) >= 0 &&
          connect(other, (const struct sockaddr*)&address, sizeof address) == 0 && send(other, "hello", 5, 0) == 5;
 }
 static int bytes_still_there(void) {
@@ -121,9 +121,7 @@ static int bytes_still_there(void) {
   return recv(accept(object, NULL, NULL), bytes, sizeof bytes, 0) == 5;
 }
 
-static int network_namespace(void) {
-  return unshare(CLONE_NEWNET) == 0 || unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0;
-}
+static int network_namespace(void) { return unshare(CLONE_NEWNET) == 0 || unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0; }
 
 static int undo(void) {
   struct sembuf operation = {.sem_op = 1, .sem_flg = SEM_UNDO};
@@ -181,9 +179,7 @@ static int vfork_ends(void) {
 
 static int device(void) { return descriptor(open("/dev/fuse", O_RDWR)) || descriptor(open("/dev/net/tun", O_RDWR)); }
 
-static int lost_directory(void) {
-  return mkdir("gone", 0700) == 0 && chdir("gone") == 0 && rmdir("../gone") == 0;
-}
+static int lost_directory(void) { return mkdir("gone", 0700) == 0 && chdir("gone") == 0 && rmdir("../gone") == 0; }
 static int always(void) { return 1; }
 
 static const struct {
