@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "cli/progress.h"
 #include "engine/restart_session.h"
 
 namespace stasis::cli {
@@ -61,6 +62,7 @@ Error with_image(Error error, const Options& options) {
 
 int run(const Options& options) {
   install_cancellation();
+  Progress progress("restoring");
   RestartRequest request{.image = options.image, .pids = options.pids, .pidfile = options.pidfile};
   request.detach = options.detach ? Detach::kYes : Detach::kNo;
   request.filling = options.lazy ? RestartRequest::Filling::kLazy : RestartRequest::Filling::kBefore;
@@ -70,6 +72,8 @@ int run(const Options& options) {
   request.policy.inherit_fds = *std::move(inherited);
   request.timeout = parse_duration(options.timeout);
   request.cancelled = &cancelled();
+  request.progress = progress.hook();
+  request.filled = [&progress] { progress.finish(); };
   if (options.json) {
     request.running = [](HostPid root, const RestartReport& report) {
       print_json({{"pid", root.value()},

@@ -121,7 +121,10 @@ Result<void> Restart::stage(std::string_view name, Result<void> (Restart::*funct
 }
 
 Result<RestoredTree> Restart::run() {
-  if (auto done = stages(); !done) return request_.lazy ? request_.lazy->explain(done.error()) : done.error();
+  if (auto done = stages(); !done) {
+    if (request_.filled) request_.filled();
+    return request_.lazy ? request_.lazy->explain(done.error()) : done.error();
+  }
   tree_.report.total_us = microseconds_since(started_);
   return tree_;
 }
@@ -286,6 +289,7 @@ Result<void> Restart::fill_memory() {
 Result<void> Restart::verify_image() {
   STASIS_TRY(image_.finish());
   tree_.report.bytes = image_.progress().stored_bytes;
+  if (request_.filled) request_.filled();
   return {};
 }
 

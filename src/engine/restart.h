@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -48,6 +49,8 @@ struct RestartTreeRequest {
   // Large private memory is handed over to it; null: all is filled before the program runs. In namespaces of our own it
   // knows process 1 already.
   LazyRestart* lazy = nullptr;
+  // Called when all memory is filled, or nothing is filled any more because the restart failed (perhaps twice).
+  std::function<void()> filled;
   // Called when the tree stands ready to run; an error ends the restart as any other does.
   std::function<Result<void>(const RestoredTree&)> before_release;
 };

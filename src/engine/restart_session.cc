@@ -138,8 +138,10 @@ KeepGoing RestartSession::keep_going() const {
 }
 
 Result<void> RestartSession::read_image() {
-  image_ = STASIS_TRY(ImageReader::from_fd(file_ ? file_.get() : STDIN_FILENO,
-                                           {.known = resource_records(), .keep_going = keep_going()}));
+  ReaderOptions options{.known = resource_records(), .keep_going = keep_going()};
+  // What is brought in while the program runs is nothing to wait for.
+  if (request_.filling == RestartRequest::Filling::kBefore) options.progress = request_.progress;
+  image_ = STASIS_TRY(ImageReader::from_fd(file_ ? file_.get() : STDIN_FILENO, std::move(options)));
   return image_->open_parents(file_ ? directory_of(request_.image) : "");
 }
 
@@ -191,7 +193,10 @@ Result<std::optional<kernel::TimeShift>> RestartSession::time_shift() const {
 }
 
 RestartTreeRequest RestartSession::tree_request() {
-  RestartTreeRequest request{.policy = request_.policy, .timeout = request_.timeout, .cancelled = request_.cancelled};
+  RestartTreeRequest request{.policy = request_.policy,
+                             .timeout = request_.timeout,
+                             .cancelled = request_.cancelled,
+                             .filled = request_.filled};
   request.policy.session = request_.detach == Detach::kYes ? SessionPolicy::kDetached : SessionPolicy::kForeground;
   request.owner = owner_;
   request.lazy = lazy_ ? &*lazy_ : nullptr;

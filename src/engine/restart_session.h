@@ -24,6 +24,10 @@ struct RestartRequest {
   RestartPolicy policy;
   std::chrono::nanoseconds timeout = std::chrono::seconds(30);
   const std::atomic<bool>* cancelled = nullptr;
+  // Called while memory is filled before the program runs, and when that is over, well or not: by a child process of
+  // the caller's where the program gets namespaces of its own.
+  ProgressHook progress;
+  std::function<void()> filled;
   // Called once the tree is about to run.
   std::function<void(HostPid root, const RestartReport&)> running;
   // Called when the program was stopped and we are to stop too, so that whoever waits for us learns of it (see

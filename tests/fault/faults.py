@@ -24,6 +24,7 @@ CASES = {f.__name__: f for f in (
     refusals.no_such_process, refusals.not_ours, refusals.already_traced, refusals.seccomp, refusals.refused_object,
     refusals.check_never_stops, refusals.usage,
     surroundings.closed_streams, surroundings.little_memory, surroundings.ignored_hangup, surroundings.busy_tree,
+    surroundings.progress_on_a_terminal,
     damage.damaged_image, rights.users_image_as_root, rights.deleted_device, rights.packet_socket)}
 
 if __name__ == "__main__":

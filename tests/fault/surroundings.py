@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever Stasis itself was started with: closed streams, ignored signals, no threads, little memory."""
 import os
+import pty
 import resource
 import signal
 import subprocess
+import time
 
 from harness import PATIENCE, Failure
+from terminal import Screen
 from victim import Target, nothing_left
 
 
@@ -90,3 +93,77 @@ def busy_tree(lab, _options):
         lab.log.clear()
     tree.kill()
     tree.wait()
+
+
+# Fills 24 MiB with bytes that nothing compresses, then counts as the others do.
+LARGE = """
+import os, pathlib, sys, time
+kept, count = os.urandom(24 << 20), 0
+while not pathlib.Path("stop").exists():
+    count += 1
+    pathlib.Path("count.new").write_text(str(count))
+    os.replace("count.new", "count")
+    time.sleep(0.01)
+"""
+
+
+def progress_on_a_terminal(lab, _options):
+    """What takes more than a moment tells how far it is, on a terminal and only there, and takes that away again."""
+    program = lab.start(["/usr/bin/python3", "-c", LARGE], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL)
+    lab.wait_for(lambda: lab.read("count"), "the program", program)
+
+    # The medium is slow on purpose: half of the image, and then nothing for longer than the first moment.
+    def slowly(give, words, **streams):
+        master, slave = pty.openpty()
+        try:
+            command = lab.start([lab.stasis, *map(str, words)], stderr=slave, **streams)
+        finally:
+            os.close(slave)
+        screen = Screen(master)
+        give(command)
+        if status := lab.wait_exit(command, words[0]):
+            raise Failure(f"{words[0]} ended with {status}: {screen.text()}")
+        lab.wait_for(lambda: not screen.is_alive(), "the end of the terminal")
+        os.close(master)
+        return screen.text()
+
+    image = bytearray()
+
+    def take(command):
+        pause = 1.0
+        while part := os.read(command.stdout.fileno(), 1 << 16):
+            image.extend(part)
+            if len(image) > 8 << 20 and pause:
+                time.sleep(pause)
+                pause = 0
+        command.stdout.close()
+
+    def feed(command):
+        half = len(image) // 2
+        command.stdin.write(image[:half])
+        command.stdin.flush()
+        time.sleep(1.0)
+        command.stdin.write(image[half:])
+        command.stdin.close()
+
+    def expect(shown, what):
+        if f"\rstasis: {what} " not in shown or not shown.endswith("\r\033[K"):
+            raise Failure(f"on the terminal: {shown!r}")
+
+    expect(slowly(take, ("checkpoint", program.pid, "-o", "-", "--kill", *PATIENCE), stdout=subprocess.PIPE), "saving")
+    lab.wait_exit(program, "the saved program")
+    lab.write("program.img", bytes(image))
+    result = lab.must("verify", lab.path("program.img"))
+    if "\r" in result.stderr:
+        raise Failure(f"progress where no terminal is: {result.stderr!r}")
+    for pids in ("auto", "namespace"):
+        before = int(lab.read("count"))
+        expect(slowly(feed, ("restart", "-", "--detach", "--pids", pids, "--pidfile", "pid"), stdin=subprocess.PIPE,
+                      stdout=subprocess.DEVNULL), "restoring")
+        pid = int(lab.read("pid"))
+        lab.wait_for(lambda before=before: int(lab.read("count") or 0) > before, "the restarted program")
+        lab.write("stop", "")
+        lab.wait_for(lambda pid=pid: lab.reap() or not os.path.exists(f"/proc/{pid}"), "its end")
+        os.unlink(lab.dir / "stop")
+    os.unlink(lab.path("program.img"))
