@@ -15,7 +15,7 @@ help:
 	@echo 'make test       build and run the tests (under 10 minutes)'
 	@echo 'make test-all   the long tests as well, and make sanitize'
 	@echo 'make check      format, lint, layers, self-contained headers, licence lines (ALL=1: lint every file anew)'
-	@echo 'make bench      measure'
+	@echo 'make bench      measure (FULL=1: 4 GiB as well, a plot and JSON)'
 	@echo 'make asan tsan  unit tests under the sanitizers'
 	@echo 'make sanitize   of these, the deferred-work library and its minute of stress'
 	@echo 'make install    into PREFIX (/usr/local), DESTDIR is honoured'
@@ -57,7 +57,7 @@ bench:
 	@cmake --preset release -B build-bench $(ccache) -DSTASIS_BUILD_BENCH=ON -DSTASIS_BUILD_TESTS=OFF -DSTASIS_BUILD_FUZZ=OFF $(CMAKE_FLAGS) >/dev/null
 	cmake --build build-bench --parallel $(JOBS)
 	bench/run build-bench
-	$(PYTHON) bench/checkpoints build-bench --runs 3
+	$(PYTHON) bench/checkpoints build-bench $(if $(FULL),--full --plot build-bench/plot.svg --json build-bench/figures.json)
 
 install: build
 	DESTDIR=$(DESTDIR) cmake --install build --prefix $(PREFIX)
