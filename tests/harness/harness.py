@@ -81,9 +81,46 @@ def shared_objects():
         with contextlib.suppress(OSError):
             with open(f"/proc/sysvipc/{kind}") as file:
                 found |= {f"SysV {kind} {' '.join(line.split()[:2])}" for line in file.readlines()[1:]}
-    with contextlib.suppress(OSError):
-        found |= {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
+    for place in ("/dev/shm", "/dev/mqueue"):
+        with contextlib.suppress(OSError):
+            found |= {entry.path for entry in os.scandir(place) if not entry.is_dir(follow_symlinks=False)}
     return found
+
+
+class Namespaces:
+    """Those that a test made. They are held open, so that their numbers are nobody else's: whoever is in one of them or
+    has it open, at the end, was left by this test."""
+    KINDS = ("user", "pid", "ipc", "mnt")
+
+    def __init__(self):
+        self.outside = {os.readlink(f"/proc/self/ns/{kind}") for kind in self.KINDS}
+        self.held = {}
+
+    def see(self):
+        for pid in descendants():
+            for kind in self.KINDS:
+                with contextlib.suppress(OSError):  # it may end while it is looked at
+                    name = os.readlink(f"/proc/{pid}/ns/{kind}")
+                    if name not in self.outside and name not in self.held:
+                        fd = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+                        name = os.readlink(f"/proc/self/fd/{fd}")
+                        if name in self.outside or self.held.setdefault(name, fd) != fd:
+                            os.close(fd)
+
+    def left(self):
+        """Who is in them; they are given up."""
+        problems = set()
+        for pid in [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()] if self.held else []:
+            with contextlib.suppress(OSError):
+                links = [f"/proc/{pid}/ns/{kind}" for kind in self.KINDS]
+                for link in links + [entry.path for entry in os.scandir(f"/proc/{pid}/fd")]:
+                    with contextlib.suppress(OSError):
+                        if os.readlink(link) in self.held:
+                            problems.add(f"namespace {os.readlink(link)} of {pid} ({proc_text(pid, 'comm')})")
+        for fd in self.held.values():
+            os.close(fd)
+        self.held = {}
+        return sorted(problems)
 
 
 def mounts():
@@ -119,10 +156,11 @@ class Lab:
         self.stasis = self.install(self.source_stasis) if self.source_stasis else None
         self.mounts_before = mounts()
         self.ipc_before = shared_objects()
+        self.namespaces = Namespaces()
         return self
 
     def __exit__(self, kind, error, trace):
-        leftovers = self.end_processes(failed=kind is not None)
+        leftovers = self.end_processes(failed=kind is not None) + self.namespaces.left()
         if kind is None:
             problems = leftovers + self.leftover_objects()
             if problems:
@@ -150,6 +188,10 @@ class Lab:
         problems += [f"file {p.name}" for p in self.dir.rglob("*") if ".stasis-" in p.name or p.name.endswith(".tmp")]
         if self.compare_ipc:
             self.remove_owned_objects()
+            # Somebody who does other things on this machine takes his away again.
+            limit = time.monotonic() + 60
+            while shared_objects() - self.ipc_before and time.monotonic() < limit:
+                time.sleep(0.05)
             problems += sorted(shared_objects() - self.ipc_before)
         return problems
 
@@ -206,6 +248,7 @@ class Lab:
 
     def write(self, name, text, mode=0o644):
         """Whole or not at all: programs that wait for a file read it as soon as it is there."""
+        self.namespaces.see()
         path = self.dir / name
         new = path.with_name(f".{path.name}.new")
         new.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -307,6 +350,7 @@ class Lab:
             process.wait()
             raise Failure(f"stasis {' '.join(argv[1:])} does not end") from None
         self.log.append(f"$ stasis {' '.join(argv[1:])}  -> {process.returncode}\n{err}{out[-2000:]}".rstrip())
+        self.namespaces.see()
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
     def run_tool(self, tool, *arguments):
@@ -390,9 +434,9 @@ def main(function):
         sys.exit(1)
 
 
-def run_cases(cases, description=None):
+def run_cases(cases, description=None, ipc=()):
     """The main program of a file of cases: PROGRAM [--stasis FILE] [--keep DIR] [--long] CASE root|user.
-    A case is a function (lab, options)."""
+    A case is a function (lab, options). Those of `ipc`, which hold ctest's lock of that name, leave no shared objects."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--stasis", default="build/stasis")
     parser.add_argument("--keep", help="directory for the files of failed tests")
@@ -404,7 +448,7 @@ def run_cases(cases, description=None):
 
     def run():
         name = f"{options.case}-{options.who}"
-        with Lab(name, options.stasis, user=options.who == "user", keep=options.keep,
+        with Lab(name, options.stasis, user=options.who == "user", keep=options.keep, compare_ipc=options.case in ipc,
                  seconds=EVENT_SECONDS * (10 if options.long else 1)) as lab:
             lab.program = options.program
             cases[options.case](lab, options)

@@ -466,4 +466,4 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    run_cases(CASES, description=__doc__)
+    run_cases(CASES, description=__doc__, ipc=("postgres",))

@@ -265,4 +265,4 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    run_cases(CASES, description=__doc__)
+    run_cases(CASES, description=__doc__, ipc=("pool_fork", "pool_spawn"))
