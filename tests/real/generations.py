@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""One program through many lives: ten generations in a row, one image restarted twice at the same time, a checkpoint piped
-into a restart."""
+"""One program through many lives: ten generations in a row, one image restarted twice and ten times at the same time, a
+checkpoint piped into a restart."""
 import pathlib
 import signal
 import subprocess
@@ -73,6 +73,37 @@ def restarted_twice(lab, _options):
             raise Failure(f"status {restarted.returncode}, output {output[:100]!r}...{output[-100:]!r} {lab.read('err')}")
 
 
+CLONE = """\
+import hashlib, os, random, sys, time
+data = bytearray(random.Random(7).randbytes(64 << 20))
+whole = hashlib.sha256(data).hexdigest()
+open("ready", "w").close()
+while not os.path.exists("go"):
+    time.sleep(0.01)
+right = hashlib.sha256(data).hexdigest() == whole
+data[::4096] = bytes(len(data) // 4096)  # its own from now on
+open("written." + sys.stdin.readline().strip(), "w").close()
+sys.exit(7 if right and not any(data[::4096]) else 8)
+"""
+
+
+def ten_clones(lab, _options):
+    """Ten restarts of one image at once, each in namespaces of its own: all have the right 64 MiB, and each its own."""
+    process = lab.start([PYTHON, lab.write("clone.py", CLONE)], stdin=subprocess.PIPE)
+    lab.wait_for(lambda: (lab.dir / "ready").exists(), "ready", process)
+    image = lab.checkpoint_and_kill(process)
+    process.stdin.close()
+    clones = [lab.restart_foreground(image, "--pids", "namespace", stdin=subprocess.PIPE) for _ in range(10)]
+    lab.write("go", "")
+    for number, clone in enumerate(clones):
+        clone.stdin.write(f"{number}\n".encode())
+        clone.stdin.close()
+    for number, clone in enumerate(clones):
+        status = lab.wait_exit(clone, f"clone {number}")
+        if status != 7 or not (lab.dir / f"written.{number}").exists():
+            raise Failure(f"clone {number} ended with {status}: {lab.read('err')[-500:]}")
+
+
 def piped(lab, _options):
     """stasis checkpoint PID --kill -o - | stasis restart -"""
     process, expected = start_pi(lab)
@@ -115,6 +146,7 @@ CASES = {
     "ten_generations": generations(),
     "ten_generations_in_namespaces": generations("--pids", "namespace"),
     "restarted_twice": restarted_twice,
+    "ten_clones": ten_clones,
     "piped": piped,
     "lz4": compressed("lz4"),
     "zstd": compressed("zstd"),
