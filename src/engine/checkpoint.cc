@@ -38,6 +38,7 @@
 #include "resource/object_table.h"
 #include "resource/open_file/gather.h"
 #include "resource/open_file/mapped_files.h"
+#include "resource/system_v/semaphores_and_queues.h"
 
 namespace stasis {
 namespace {
@@ -119,6 +120,7 @@ class Checkpoint {
   kernel::TimeShift ahead_of_us_;  // the program's clocks
   OutsideHolders outside_;         // who shares mapped memory with the tree; found before the freeze
   OpenFileTable files_;
+  SystemVUsers system_v_users_;
   SeccompTable seccomp_;
   std::optional<StopsPutOff> stops_;  // while the tree waits for us: goes after it
   std::optional<TreeImage> tree_;
@@ -129,7 +131,7 @@ class Checkpoint {
   DeferQueue contents_;
   std::unique_ptr<Snapshot> snapshot_;
   std::optional<Precopy> precopy_;
-  ObjHash objects_;  // refers to files_ and the tree: goes first
+  ObjHash objects_;  // refers to files_, system_v_users_ and the tree: goes first
   CheckpointReport report_;
 };
 
@@ -408,7 +410,11 @@ Result<void> Checkpoint::write_structure() {
                             .policy = request_.policy,
                             .patience = patience_};
   // Nobody refers to these.
-  STASIS_TRY(objects_.checkpoint_obj(&context, &files_, kind::kSystemV));
+  for (const auto& process : processes) {
+    system_v_users_.tree.push_back(process->pid());
+    system_v_users_.note_calls(process->threads());
+  }
+  STASIS_TRY(objects_.checkpoint_obj(&context, &system_v_users_, kind::kSystemV));
   for (const auto& process : processes) STASIS_TRY(write_process(*process, context));
   for (const ZombieImage& zombie : tree_->zombies()) STASIS_TRY(image_->write(zombie.record));
   return end_structure();

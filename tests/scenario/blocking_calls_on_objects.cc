@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The blocking calls of blocking_calls.cc go on with those on sockets, semaphores, queues, event descriptors, locks and
-// children. Where Stasis refuses such an object they are still frozen and resumed: none may notice.
-// scenario: ipc modes=plain,attempt
+// children.
+// scenario: ipc
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -234,6 +234,8 @@ void on_children_and_locks(scenario::BlockingCalls& calls) {
 int main() {
   const int semaphores = SETUP(semget(IPC_PRIVATE, 2, 0600));
   const int queue = SETUP(msgget(IPC_PRIVATE, 0600));
+  scenario::write_file(scenario::path("objects"),
+                       "sem " + std::to_string(semaphores) + "\nmsg " + std::to_string(queue) + "\n");
   scenario::BlockingCalls calls;
   on_children_and_locks(calls);  // first, as children inherit what is open
   on_sockets(calls);

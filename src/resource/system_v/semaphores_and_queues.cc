@@ -2,13 +2,17 @@
 #include "resource/system_v/semaphores_and_queues.h"
 
 #include <fmt/format.h>
+#include <signal.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
+#include <sys/syscall.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 
+#include "arch/x86_64/registers.h"
 #include "resource/checkpoint_context.h"
 #include "resource/system_v/ipc_namespace.h"
 #include "resource/system_v/next_id.h"
@@ -39,20 +43,24 @@ SystemVOwner owner_of(std::int32_t id, const ::ipc_perm& permissions) {
           .gid = permissions.gid};
 }
 
-// Whose objects count.
+// As they are found in their IPC namespace.
 struct Users {
   bool all = false;
-  std::span<const HostPid> tree;
-  bool has(pid_t pid) const { return all || std::ranges::find(tree, HostPid(pid)) != tree.end(); }
+  const SystemVUsers& some;
+
+  bool has(pid_t pid) const { return std::ranges::find(some.tree, HostPid(pid)) != some.tree.end(); }
+  bool is_other(pid_t pid) const { return pid > 0 && !has(pid) && (::kill(pid, 0) == 0 || errno != ESRCH); }
+  // Is an object theirs on which these (0: nobody) were the last to operate? What others use stays with them.
+  bool own(std::span<const pid_t> last, bool waited_for) const {
+    if (all || std::ranges::any_of(last, [this](pid_t pid) { return has(pid); })) return true;
+    return waited_for && std::ranges::none_of(last, [this](pid_t pid) { return is_other(pid); });
+  }
 };
 
 bool is_used(int id, std::size_t count, const Users& users) {
-  if (users.all) return true;
-  for (std::size_t i = 0; i < count; ++i) {
-    const int pid = ::semctl(id, static_cast<int>(i), GETPID);
-    if (pid > 0 && users.has(pid)) return true;
-  }
-  return false;
+  std::vector<pid_t> last(count);
+  for (std::size_t i = 0; i < count; ++i) last[i] = ::semctl(id, static_cast<int>(i), GETPID);
+  return users.own(last, users.some.semaphores.contains(id));
 }
 
 Result<std::vector<std::uint32_t>> values_of(int id, std::size_t count) {
@@ -102,7 +110,7 @@ Result<void> gather_queues(const Users& users, SystemVRecord& record) {
   for (int index = 0; index <= highest; ++index) {
     ::msqid_ds status{};
     const int id = ::msgctl(index, MSG_STAT, &status);
-    if (id < 0 || !(users.has(status.msg_lspid) || users.has(status.msg_lrpid))) continue;
+    if (id < 0 || !users.own(std::array{status.msg_lspid, status.msg_lrpid}, users.some.queues.contains(id))) continue;
     record.queues.push_back({.owner = owner_of(id, status.msg_perm),
                              .max_bytes = status.msg_qbytes,
                              .messages = STASIS_TRY(copy_messages(id, status.__msg_cbytes))});
@@ -205,9 +213,23 @@ Result<void> restore_queue(const SystemVQueueRecord& queue, RestartContext& cont
 
 }  // namespace
 
-Result<SystemVRecord> gather_system_v(std::span<const HostPid> tree) {
-  if (tree.empty()) return SystemVRecord();
-  const Users users{.all = !STASIS_TRY(shares_ipc_namespace(tree.front())), .tree = tree};
+void SystemVUsers::note_calls(std::span<const ThreadRecord> threads) {
+  for (const ThreadRecord& thread : threads) {
+    arch::Registers registers{};
+    if (thread.registers.size() != sizeof registers) continue;  // it has ended
+    std::memcpy(&registers, thread.registers.data(), sizeof registers);
+    // Where a signal ends the call, only the registers know it still.
+    const auto number = thread.call.number >= 0 ? thread.call.number : arch::interrupted_syscall(registers);
+    const auto id = static_cast<int>(arch::syscall_arguments(registers)[0]);
+    if (number == SYS_semop || number == SYS_semtimedop) semaphores.insert(id);
+    if (number == SYS_msgrcv || number == SYS_msgsnd) queues.insert(id);
+  }
+}
+
+Result<SystemVRecord> gather_system_v(const SystemVUsers& some) {
+  if (some.tree.empty()) return SystemVRecord();
+  const HostPid first = some.tree.front();
+  const Users users{.all = !STASIS_TRY(shares_ipc_namespace(first)), .some = some};
   const auto ask = [&]() -> Result<std::vector<std::byte>> {
     SystemVRecord record;
     STASIS_TRY(gather_semaphores(users, record));
@@ -216,7 +238,7 @@ Result<SystemVRecord> gather_system_v(std::span<const HostPid> tree) {
     STASIS_TRY(encode(record, bytes));
     return bytes;
   };
-  const auto bytes = STASIS_TRY(in_ipc_namespace(tree.front(), ask));
+  const auto bytes = STASIS_TRY(in_ipc_namespace(first, ask));
   return decode<SystemVRecord>(bytes, SystemVRecord::kName);
 }
 
@@ -228,9 +250,7 @@ Result<void> restore_system_v_objects(const SystemVRecord& record, RestartContex
 
 Result<void> checkpoint_system_v(void* context, ObjRef ref, void* object) {
   CheckpointContext& ctx = CheckpointContext::of(context);
-  std::vector<HostPid> tree;
-  for (const DescriptorTable& table : static_cast<OpenFileTable*>(object)->descriptors) tree.push_back(table.pid);
-  return ctx.write_object(ref, kind::kSystemV, STASIS_TRY(gather_system_v(tree)));
+  return ctx.write_object(ref, kind::kSystemV, STASIS_TRY(gather_system_v(*static_cast<SystemVUsers*>(object))));
 }
 
 Result<void*> restore_system_v(void* context, ObjRef) {

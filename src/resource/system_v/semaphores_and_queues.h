@@ -2,18 +2,21 @@
 // System V semaphores (semget(2)) and message queues (msgget(2)) that the tree uses (kSystemV; one object for all).
 //
 // They belong to the IPC namespace, not to processes. In a namespace that Stasis made, all of them are the tree's;
-// elsewhere those are on which a process of the tree did the last operation. They stay when the tree is killed: a
-// restart in the same namespace finds them, and gives them the values that they had.
+// elsewhere those are on which a process of the tree did the last operation, or on which one waits and nobody else has
+// operated that still lives. They stay when the tree is killed: a restart in the same namespace finds them, and gives
+// them the values that they had.
 #pragma once
 
 #include <cstdint>
+#include <set>
+#include <span>
 #include <tuple>
 #include <vector>
 
 #include "image/record_types.h"
 #include "resource/kinds.h"
-#include "resource/open_file/open_file.h"
 #include "resource/restart_context.h"
+#include "resource/thread/thread_record.h"
 #include "stasis/image_schema.h"
 
 namespace stasis {
@@ -77,14 +80,23 @@ struct SystemVRecord {
   }
 };
 
+// Whose objects count: those of these processes, and those on which one of their threads is found in a call.
+struct SystemVUsers {
+  std::vector<HostPid> tree;
+  std::set<int> semaphores;
+  std::set<int> queues;
+
+  void note_calls(std::span<const ThreadRecord> threads);
+};
+
 // What the processes use, in their IPC namespace. Messages are copied (MSG_COPY), not taken. Objects that we may not
 // read are left out.
-Result<SystemVRecord> gather_system_v(std::span<const HostPid> tree);
+Result<SystemVRecord> gather_system_v(const SystemVUsers& users);
 // Makes them again, or gives those that are still there their old state. What was made goes if the restart fails.
 // kBusy: an id or key belongs to another object now.
 Result<void> restore_system_v_objects(const SystemVRecord& record, RestartContext& context);
 
-// Object = OpenFileTable*.
+// Object = SystemVUsers*.
 Result<void> checkpoint_system_v(void* context, ObjRef ref, void* object);
 Result<void*> restore_system_v(void* context, ObjRef ref);
 

@@ -4,7 +4,11 @@
 #include <gtest/gtest.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
+#include <sys/syscall.h>
 
+#include <array>
+
+#include "arch/x86_64/registers.h"
 #include "resource/testing/round_trip.h"
 
 namespace stasis {
@@ -37,7 +41,7 @@ struct Objects {
 
 Result<void> restore(const SystemVRecord& record) { return testing::restore_record(record, kind::kSystemV); }
 
-const std::vector<HostPid> kSelf = {HostPid(::getpid())};
+const SystemVUsers kSelf = {.tree = {HostPid(::getpid())}, .semaphores = {}, .queues = {}};
 
 TEST(SystemV, WhatAProcessUsedIsFoundAndGetsItsStateBack) {
   const Objects objects;
@@ -94,6 +98,34 @@ TEST(SystemV, ObjectsOfOthersAreLeftAlone) {
   ASSERT_TRUE(found) << found.error().to_string();
   EXPECT_EQ(objects.in(*found), nullptr);  // made, but never used
   EXPECT_EQ(objects.queue_in(*found), nullptr);
+}
+
+ThreadRecord thread_in(long number, int id, InterruptedCallRecord call) {
+  const auto registers = arch::with_syscall({}, 0, number, {static_cast<std::uint64_t>(id)});
+  ThreadRecord thread{.call = call};
+  const auto bytes = std::as_bytes(std::span(&registers, 1));
+  thread.registers.assign(bytes.begin(), bytes.end());
+  return thread;
+}
+
+TEST(SystemV, WhatAThreadWaitsForIsFoundAlthoughNobodyUsedIt) {
+  const Objects objects;
+  if (!objects.there()) GTEST_SKIP() << "no System V objects here";
+  SystemVUsers waiting = kSelf;
+  waiting.note_calls(std::array{thread_in(-1, objects.semaphores, {.number = SYS_semtimedop, .rewound = true}),
+                                thread_in(-1, objects.queue, {.number = SYS_msgrcv}), ThreadRecord{.ended = true}});
+  const auto found = gather_system_v(waiting);
+  ASSERT_TRUE(found) << found.error().to_string();
+  ASSERT_NE(objects.in(*found), nullptr);
+  EXPECT_EQ(objects.in(*found)->values, (std::vector<std::uint32_t>{0, 0, 0}));
+  EXPECT_NE(objects.queue_in(*found), nullptr);
+
+  waiting.tree = {HostPid(::getppid())};
+  ASSERT_EQ(::semctl(objects.semaphores, 1, SETVAL, 7), 0);
+  const auto of_others = gather_system_v(waiting);
+  ASSERT_TRUE(of_others) << of_others.error().to_string();
+  EXPECT_EQ(objects.in(*of_others), nullptr);  // ours, who live and are not in that tree
+  EXPECT_NE(objects.queue_in(*of_others), nullptr);
 }
 
 TEST(SystemV, HostileRecordsAreRefused) {
