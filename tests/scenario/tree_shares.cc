@@ -19,6 +19,12 @@ long working_directory_is_root() {
   return getcwd(text, sizeof text) != nullptr && std::strcmp(text, "/") == 0;
 }
 
+long ignores_usr2() {
+  struct sigaction action = {};
+  SETUP(sigaction(SIGUSR2, nullptr, &action));
+  return action.sa_handler == SIG_IGN;
+}
+
 int log_file = -1;
 
 long answer(char question) {
@@ -33,7 +39,7 @@ long answer(char question) {
     case 'w':
       return write(log_file, "child\n", 6);
     case 'i':
-      return signal(SIGUSR2, SIG_IGN) == SIG_ERR ? -1 : 0;
+      return ignores_usr2();
     case 'c':
       return ++private_cell;
     default:
@@ -46,6 +52,7 @@ alignas(16) std::array<char, 65536> stack;
 int raise_shared(void*) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   while (shared_cell != 100) usleep(1000);
+  signal(SIGUSR2, SIG_IGN);
   shared_cell = 101;
   while (shared_cell != 102) usleep(1000);
   _exit(9);
@@ -62,6 +69,7 @@ int main() {
   Member plain([] {}, answer);
   const pid_t vm = clone(raise_shared, stack.data() + stack.size(), CLONE_VM | CLONE_SIGHAND | SIGCHLD, nullptr);
   SETUP(vm);
+  CHECK_EQ(ignores_usr2(), 0L);
   CHECK_EQ(write(log_file, "root\n", 5), 5);
 
   scenario::ready_and_wait();
@@ -72,6 +80,10 @@ int main() {
   CHECK_EQ(shared_cell, 101L);
   CHECK_EQ(plain.ask('c'), 2L);
   CHECK_EQ(private_cell, 1L);
+  // Signal actions: the child that shares the memory has changed ours with its own, and nobody else's.
+  CHECK(ignores_usr2() == 1, "a signal action of the sharing child is not ours");
+  CHECK_EQ(plain.ask('i'), 0L);
+  CHECK_EQ(fs.ask('i'), 0L);
   // Descriptors: what it opens is there, at the same number; what the plain child opens is not.
   const long fd = files.ask('f');
   CHECK(fd > 2 && fcntl(static_cast<int>(fd), F_GETFD) >= 0, "descriptor %ld of the sharing child is not ours", fd);
