@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cstdlib>
 #include <future>
 #include <memory>
 #include <new>
@@ -346,8 +347,11 @@ TEST(Mistake, N13_FalseOrdersMemoryAsTrueDoes) {
   std::atomic<int> written{0};
   std::atomic<int> seen{0};
   ProbeWork work([&](ProbeWork&) { seen.store(written.load(std::memory_order_relaxed), std::memory_order_relaxed); });
+  const char* const given = std::getenv("STASIS_LITMUS_ROUNDS");
+  const int rounds = given ? std::atoi(given) : 100'000;
+  ASSERT_GT(rounds, 0);
   int falses = 0;
-  for (int i = 1; i <= 100'000; ++i) {
+  for (int i = 1; i <= rounds; ++i) {
     written.store(i, std::memory_order_relaxed);
     falses += worker->queue(work) ? 0 : 1;
     if (i % 8 == 0) {
