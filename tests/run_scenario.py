@@ -4,6 +4,8 @@
 
 Runs one scenario program (tests/scenario/scenario.h) in one mode. WORDs are those of its `// scenario:` line."""
 import argparse
+import contextlib
+import fcntl
 import os
 import pathlib
 import sys
@@ -165,6 +167,29 @@ def restarts(lab, scenario):
     scenario.finish_detached(process)
 
 
+HUGE_PAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
+
+
+@contextlib.contextmanager
+def huge_pages(lab):
+    """Eight more of them, where that is permitted; then there is the file `huge`. They are taken away again."""
+    try:
+        file = HUGE_PAGES.open("r+")
+    except OSError:
+        yield
+        return
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        before = int(file.read())
+        HUGE_PAGES.write_text(str(before + 8))
+        try:
+            if int(HUGE_PAGES.read_text()) == before + 8:
+                lab.write("huge", "")
+            yield
+        finally:
+            HUGE_PAGES.write_text(str(before))
+
+
 # mode: (function, as an ordinary user)
 MODES = {"plain": (plain, False), "leave": (leave, False), "attempt": (attempt, False), "restart": (restart, False),
          "detach": (detach, False), "twice": (twice, False), "namespace": (namespace, False),
@@ -189,7 +214,8 @@ def run():
     name = f"{os.path.basename(options.program)}-{options.mode}"
     with Lab(name, stasis, user=user, keep=options.keep, compare_ipc="ipc" in options.words) as lab:
         lab.fake_boot = options.fake_boot
-        function(lab, Scenario(lab, options.program))
+        with huge_pages(lab) if "huge" in options.words else contextlib.nullcontext():
+            function(lab, Scenario(lab, options.program))
         print(f"PASS {name}")
         print(lab.read("out"), end="")
 

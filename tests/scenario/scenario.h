@@ -10,7 +10,7 @@
 //   modes=a,b  only these modes     root  needs root     no-user  not as an ordinary user
 //   ipc  makes SysV or POSIX objects (such tests run one at a time)     also-static  run a static build as well
 //   ports  has TCP or UDP ports, which nobody may be given between checkpoint and restart (one at a time)
-//   alone  while no other test runs
+//   alone  while no other test runs     huge  has huge pages, which the runner makes (one at a time)
 #pragma once
 
 #include <fcntl.h>

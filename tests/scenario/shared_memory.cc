@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory that is shared stays one memory, however often it is mapped and whatever made it: shared anonymous memory,
-// memfds (their descriptors closed, sealed, huge), POSIX shared memory, deleted files.
+// memfds (their descriptors closed, sealed), POSIX shared memory, deleted files.
 // scenario: ipc
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -163,28 +163,6 @@ void replaced_file() {
   unlink(scenario::path("library").c_str());
 }
 
-// As large as huge pages are; not there on machines that have none.
-unsigned char* huge_shared = nullptr;
-unsigned char* huge_own = nullptr;
-constexpr std::size_t kHuge = std::size_t{2} << 20;
-void huge() {
-  void* at = mmap(nullptr, kHuge, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
-  if (at == MAP_FAILED) return scenario::skip_part("huge pages");
-  huge_shared = static_cast<unsigned char*>(at);
-  fill(huge_shared, kHuge, 9);
-  at = mmap(nullptr, kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
-  if (at == MAP_FAILED) return scenario::skip_part("a private huge page");
-  huge_own = static_cast<unsigned char*>(at);
-  fill(huge_own, kHuge, 10);
-  const int fd = memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB);
-  if (fd < 0 || ftruncate(fd, kHuge) != 0) return scenario::skip_part("a huge memfd");
-  at = mmap(nullptr, kHuge, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (at == MAP_FAILED) return scenario::skip_part("a huge memfd");
-  auto* first = static_cast<unsigned char*>(at);
-  fill(first, kHuge, 11);
-  pairs.push_back({"a huge memfd", first, map(kHuge, PROT_READ | PROT_WRITE, MAP_SHARED, fd), 0});
-}
-
 }  // namespace
 
 int main() {
@@ -193,7 +171,6 @@ int main() {
   seal();
   posix();
   replaced_file();
-  huge();
   std::vector<std::string> lines;
   for (const Pair& pair : pairs) lines.push_back(maps_line(pair.first));
 
@@ -233,7 +210,5 @@ int main() {
   CHECK(replaced[0] == 'x' && replaced[page] == 'z' && replaced[2 * page] == 'y' && replaced[3 * page + 99] == 'x' &&
             replaced[3 * page + 100] == 0,
         "the replaced file differs");
-  if (huge_shared != nullptr) CHECK(holds(huge_shared, kHuge, 9), "shared huge pages differ");
-  if (huge_own != nullptr) CHECK(holds(huge_own, kHuge, 10), "private huge pages differ");
   return scenario::finish();
 }
