@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "kernel/proc_text.h"
 #include "resource/checkpoint_context.h"
+#include "resource/insist.h"
 #include "resource/open_file/anonymous_file.h"
 
 namespace stasis {
@@ -41,7 +42,8 @@ Result<void> take_messages(int queue, const ::mq_attr& attributes, std::vector<Q
   std::vector<std::byte> buffer(static_cast<std::size_t>(attributes.mq_msgsize));
   for (long i = 0; i < attributes.mq_curmsgs; ++i) {
     unsigned priority = 0;
-    const ssize_t got = ::mq_receive(queue, reinterpret_cast<char*>(buffer.data()), buffer.size(), &priority);
+    auto* const bytes = reinterpret_cast<char*>(buffer.data());
+    const ssize_t got = insist([&] { return ::mq_receive(queue, bytes, buffer.size(), &priority); });
     if (got < 0 && errno == EAGAIN) break;
     if (got < 0) return Error::from_errno(errno, "take a message out of a queue");
     messages.push_back({.priority = priority, .bytes = {buffer.begin(), buffer.begin() + got}});
@@ -53,8 +55,8 @@ Result<void> put_messages(int queue, std::span<const QueuedMessageRecord> messag
   Result<void> first;
   for (const QueuedMessageRecord& message : messages) {
     const auto* const bytes = reinterpret_cast<const char*>(message.bytes.data());
-    if (::mq_send(queue, bytes, message.bytes.size(), message.priority) == 0 || !first) continue;
-    first = Error::from_errno(errno, "put a message into a queue");
+    const int sent = insist([&] { return ::mq_send(queue, bytes, message.bytes.size(), message.priority); });
+    if (sent != 0 && first) first = Error::from_errno(errno, "put a message into a queue");
   }
   return first;
 }
@@ -113,9 +115,10 @@ Result<void> checkpoint_posix_queue(void* context, ObjRef ref, void* object) {
                           .max_messages = static_cast<std::uint64_t>(attributes.mq_maxmsg),
                           .message_size = static_cast<std::uint64_t>(attributes.mq_msgsize),
                           .messages = {}};
-  const auto taken = take_messages(queue.get(), attributes, record.messages);
-  STASIS_TRY(put_messages(queue.get(), record.messages));
-  STASIS_TRY(taken);
+  UndoQueue put_back;
+  STASIS_TRY(put_back.add([&] { return put_messages(queue.get(), record.messages); }));
+  STASIS_TRY(take_messages(queue.get(), attributes, record.messages));
+  STASIS_TRY(put_back.run());
   return ctx.write_object(ref, kind::kPosixQueue, record);
 }
 
@@ -142,6 +145,23 @@ Error explain(Error error) {
   return std::move(error).with_help("raise fs.mqueue.msg_max, msgsize_max and queues_max, and ulimit -q");
 }
 
+// What a queue held when the program was killed gives way to what the image says; a restart that fails brings it back.
+Result<void> empty_queue(int queue, const std::string& name, const ::mq_attr& attributes, RestartContext& ctx) {
+  std::vector<QueuedMessageRecord> old;
+  if (auto taken = take_messages(queue, attributes, old); !taken) {
+    static_cast<void>(put_messages(queue, old).has_value());
+    return taken;
+  }
+  return ctx.undo.add([name, old = std::move(old)]() -> Result<void> {
+    const UniqueFd left(::mq_open(name.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+    if (!left) return Error::from_errno(errno, fmt::format("open the message queue {}", name));
+    std::vector<QueuedMessageRecord> ours;
+    const ::mq_attr now = STASIS_TRY(attributes_of(left.get()));
+    STASIS_TRY(take_messages(left.get(), now, ours));
+    return put_messages(left.get(), old);
+  });
+}
+
 // The queue as it was left, or a new one.
 Result<UniqueFd> open_queue(const PosixQueueRecord& record, RestartContext& ctx) {
   const std::string name =
@@ -166,8 +186,7 @@ Result<UniqueFd> open_queue(const PosixQueueRecord& record, RestartContext& ctx)
   if (found.mq_maxmsg != wanted.mq_maxmsg || found.mq_msgsize != wanted.mq_msgsize) {
     return Error(Errc::kFileChanged, fmt::format("the message queue {} is another one now", record.name));
   }
-  std::vector<QueuedMessageRecord> old;
-  STASIS_TRY(take_messages(queue.get(), found, old));
+  STASIS_TRY(empty_queue(queue.get(), name, found, ctx));
   return queue;
 }
 

@@ -15,6 +15,8 @@
 #include <optional>
 
 #include "base/file.h"
+#include "resource/insist.h"
+#include "stasis/defer_queue.h"
 
 namespace stasis {
 namespace {
@@ -28,17 +30,17 @@ constexpr int kPatienceMs = 60'000;
 
 Result<::termios2> get_termios(int fd) {
   ::termios2 settings{};
-  if (::ioctl(fd, TCGETS2, &settings) == 0) return settings;
+  if (insist([&] { return ::ioctl(fd, TCGETS2, &settings); }) == 0) return settings;
   return Error::from_errno(errno, "ask for the settings of a terminal");
 }
 
 Result<void> set_termios(int fd, const ::termios2& settings) {
-  if (::ioctl(fd, TCSETS2, &settings) == 0) return {};
+  if (insist([&] { return ::ioctl(fd, TCSETS2, &settings); }) == 0) return {};
   return Error::from_errno(errno, "set a terminal");
 }
 
 Result<void> set_packets(int master, int on) {
-  if (::ioctl(master, TIOCPKT, &on) == 0) return {};
+  if (insist([&] { return ::ioctl(master, TIOCPKT, &on); }) == 0) return {};
   return Error::from_errno(errno, "set the packet mode of a terminal");
 }
 
@@ -75,7 +77,7 @@ bool is_ready(int fd, short events, int milliseconds = 0) {
   pollfd poll{.fd = fd, .events = events, .revents = 0};
   int found = 0;
   do {
-    found = ::poll(&poll, 1, milliseconds);
+    found = insist([&] { return ::poll(&poll, 1, milliseconds); });
   } while (found < 0 && errno == EINTR);
   return found > 0 && (poll.revents & events) != 0;
 }
@@ -86,7 +88,7 @@ Result<std::optional<std::vector<std::byte>>> read_once(int fd) {
   if (!is_ready(fd, POLLIN)) return std::nullopt;
   ssize_t got = 0;
   do {
-    got = ::read(fd, bytes.data(), bytes.size());
+    got = insist([&] { return ::read(fd, bytes.data(), bytes.size()); });
   } while (got < 0 && errno == EINTR);
   if (got < 0 && (errno == EIO || errno == EAGAIN)) return std::nullopt;  // hung up, and read to the end
   if (got < 0) return Error::from_errno(errno, "read a terminal");
@@ -94,20 +96,25 @@ Result<std::optional<std::vector<std::byte>>> read_once(int fd) {
   return bytes;
 }
 
-Result<std::vector<std::byte>> read_all(int fd) {
-  std::vector<std::byte> all;
+// What was read is in `all` after an error, too.
+Result<void> read_all(int fd, std::vector<std::byte>& all) {
   while (const auto part = STASIS_TRY(read_once(fd))) {
     if (part->empty()) break;
     all.insert(all.end(), part->begin(), part->end());
-    if (all.size() > kMaxContents) return Error(Errc::kOverflow, "too much waits in a terminal");
   }
-  return all;
+  return {};
+}
+
+// Asked when all is out: what is put back comes behind what still waits.
+Result<void> check_size(std::size_t bytes) {
+  if (bytes <= kMaxContents) return {};
+  return Error(Errc::kOverflow, "too much waits in a terminal");
 }
 
 Result<void> write_all(int fd, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     if (!is_ready(fd, POLLOUT, kPatienceMs)) return Error(Errc::kTimeout, "a terminal does not take its old contents");
-    const ssize_t put = ::write(fd, bytes.data(), bytes.size());
+    const ssize_t put = insist([&] { return ::write(fd, bytes.data(), bytes.size()); });
     if (put < 0 && errno != EAGAIN && errno != EINTR) return Error::from_errno(errno, "write to a terminal");
     if (put > 0) bytes = bytes.subspan(static_cast<std::size_t>(put));
   }
@@ -182,15 +189,14 @@ bool is_terminated(std::span<const std::byte> line, const ::termios2& settings) 
   return last == '\n' || (last != 0 && (last == settings.c_cc[VEOL] || last == settings.c_cc[VEOL2]));
 }
 
-Result<std::vector<TerminalLineRecord>> take_input(const PtyPair& pair, const ::termios2& before) {
-  std::vector<TerminalLineRecord> input;
+// What was taken is in `input` after an error, too.
+Result<void> take_input(const PtyPair& pair, const ::termios2& before, std::vector<TerminalLineRecord>& input) {
   const bool lines = (before.c_lflag & ICANON) != 0;
   std::size_t total = 0;
   while (lines) {
     auto line = STASIS_TRY(read_once(pair.slave));
     if (!line) break;
     total += line->size() + 1;
-    if (total > kMaxContents) return Error(Errc::kOverflow, "too much waits in a terminal");
     const LineEnd end = is_terminated(*line, before) ? LineEnd::kTerminator : LineEnd::kEndOfFile;
     input.push_back({.bytes = *std::move(line), .end = end});
   }
@@ -200,9 +206,12 @@ Result<std::vector<TerminalLineRecord>> take_input(const PtyPair& pair, const ::
   raw.c_cc[VMIN] = 1;
   raw.c_cc[VTIME] = 0;
   STASIS_TRY(set_termios(pair.master, raw));
-  auto rest = STASIS_TRY(read_all(pair.slave));
+  std::vector<std::byte> rest;
+  const auto read = read_all(pair.slave, rest);
+  total += rest.size();
   if (!rest.empty()) input.push_back({.bytes = std::move(rest), .end = LineEnd::kNone});
-  return input;
+  STASIS_TRY(read);
+  return check_size(total);
 }
 
 }  // namespace
@@ -266,13 +275,16 @@ Result<UniqueFd> open_slave(int master, std::uint32_t flags) {
 Result<std::vector<std::byte>> copy_output(const PtyPair& pair) {
   const bool can_put_back = is_ready(pair.slave, POLLOUT);
   std::vector<std::byte> output;
+  UndoQueue put_back;
+  STASIS_TRY(put_back.add([&] { return put_output(pair, output); }));
   {
     const ScopedPlain scope = STASIS_TRY(ScopedPlain::take(pair));
     if (!is_ready(pair.master, POLLIN)) return output;
     if (!can_put_back) return jammed();
-    output = STASIS_TRY(read_all(pair.master));
+    STASIS_TRY(read_all(pair.master, output));
   }
-  STASIS_TRY(put_output(pair, output));
+  STASIS_TRY(put_back.run());
+  STASIS_TRY(check_size(output.size()));
   return output;
 }
 
@@ -289,11 +301,13 @@ Result<std::vector<TerminalLineRecord>> copy_input(const PtyPair& pair) {
   // With output stopped, the arrival of what is put back could not be seen.
   if (!is_ready(pair.slave, POLLOUT)) return jammed();
   std::vector<TerminalLineRecord> input;
+  UndoQueue put_back;
+  STASIS_TRY(put_back.add([&] { return put_input(pair, input); }));
   {
     const ScopedPlain scope = STASIS_TRY(ScopedPlain::take(pair));
-    input = STASIS_TRY(take_input(pair, scope.before()));
+    STASIS_TRY(take_input(pair, scope.before(), input));
   }
-  STASIS_TRY(put_input(pair, input));
+  STASIS_TRY(put_back.run());
   return input;
 }
 
