@@ -12,7 +12,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "harness"))
-from harness import Failure, Lab, Skip, json_of, main  # noqa: E402  (the path comes first)
+from harness import Failure, Lab, Skip, descendants, json_of, main  # noqa: E402  (the path comes first)
 
 
 class Scenario:
@@ -148,6 +148,65 @@ def failures(lab, scenario):
     scenario.finish(scenario.process)
 
 
+# What takes something out of an object that can't be looked at, and puts it back, by its numbers for x86-64: mq_timedsend
+# and mq_timedreceive; poll and ioctl; read and write.
+DESTRUCTIVE_CALLS = "242,243", "7,16", "0,1"
+MOST_CALLS = 40  # of a kind
+
+
+def failing_calls(lab, scenario):
+    """A checkpoint one of whose system calls fails, each of those in turn that are between taking something out of the
+    program's objects and putting it back; every k-th where there are many."""
+    tried = failed = 0
+    for calls in DESTRUCTIVE_CALLS:
+        def checkpoint(number, calls=calls):
+            image = lab.next_image()
+            result = lab.command("checkpoint", scenario.process.pid, "-o", image,
+                                 below=(lab.failing, f"{number}:{calls}"))
+            if result.returncode < 0 or "ended by signal" in result.stderr or scenario.process.poll() is not None:
+                raise Failure(f"call {number} of {calls}: status {result.returncode}: {result.stderr}")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(image)
+            return result
+        total = int(checkpoint(0).stderr.rsplit("system calls: ", 1)[1].split()[0])
+        for number in range(1, total + 1, 1 + total // MOST_CALLS):
+            failed += checkpoint(number).returncode != 0
+            tried += 1
+    print(f"{tried} system calls failed in turn, {failed} checkpoints failed")
+    lab.log.clear()
+    scenario.finish(scenario.process)
+
+
+def fail_restarts(lab, image):
+    """Restarts that fail at each of their stages in turn; every one leaves all as it was. Returns the pid of the last,
+    which does not fail."""
+    before = lab.owned_objects()
+    number = 1
+    while True:
+        pidfile = lab.path(f"pid.{number}")
+        result = lab.command("restart", image, "--detach", "--pidfile", pidfile, env={"STASIS_FAULT": str(number)})
+        if result.returncode == 0 and "fault point" not in result.stderr:
+            break
+        if result.returncode == 0 or "fault point" not in result.stderr:
+            raise Failure(f"fault point {number}: status {result.returncode}: {result.stderr}")
+        lab.wait_for(lambda: (lab.reap(), not descendants())[1], f"end of everything after fault point {number}")
+        if changed := before ^ lab.owned_objects():
+            raise Failure(f"fault point {number} of a restart: one of before and after has {sorted(changed)}")
+        number += 1
+    if number < 5:
+        raise Failure(f"only {number - 1} fault points were reached")
+    return int(lab.read(f"pid.{number}"))
+
+
+def failed_restarts(lab, scenario):
+    """Failing restarts where the program's objects are still there, and where they are gone."""
+    image = lab.checkpoint_and_kill(scenario.process)
+    pid = fail_restarts(lab, image)
+    image = lab.checkpoint_and_kill(pid)
+    lab.remove_owned_objects()
+    scenario.finish_detached(fail_restarts(lab, image))
+
+
 def attempts(lab, scenario):
     """As `freezes`, of something that may be refused: it was frozen all the same."""
     for number in range(10):
@@ -193,7 +252,8 @@ def huge_pages(lab):
 # mode: (function, as an ordinary user)
 MODES = {"plain": (plain, False), "leave": (leave, False), "attempt": (attempt, False), "restart": (restart, False),
          "detach": (detach, False), "twice": (twice, False), "namespace": (namespace, False),
-         "freezes": (freezes, False), "attempts": (attempts, False), "user-attempts": (attempts, True), "restarts": (restarts, False), "failures": (failures, False), "user-restarts": (restarts, True), "boot": (boot, False), "boot-twice": (boot_twice, False),
+         "freezes": (freezes, False), "attempts": (attempts, False), "user-attempts": (attempts, True), "restarts": (restarts, False), "failures": (failures, False), "failing-calls": (failing_calls, False),
+         "failed-restarts": (failed_restarts, False), "user-restarts": (restarts, True), "boot": (boot, False), "boot-twice": (boot_twice, False),
          "user-boot": (boot, True), "user-boot-twice": (boot_twice, True), "user-plain": (plain, True), "user-leave": (leave, True),
          "user": (restart, True), "user-twice": (twice, True)}
 
@@ -202,6 +262,7 @@ def run():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stasis", default="build/stasis")
     parser.add_argument("--fake-boot", help="the tool that makes an image look as if it came from another boot")
+    parser.add_argument("--failing", help="the program that makes a system call of another fail")
     parser.add_argument("--keep", help="directory for the files of failed tests")
     parser.add_argument("program")
     parser.add_argument("mode", choices=MODES)
@@ -213,7 +274,7 @@ def run():
     stasis = None if function is plain else options.stasis
     name = f"{os.path.basename(options.program)}-{options.mode}"
     with Lab(name, stasis, user=user, keep=options.keep, compare_ipc="ipc" in options.words) as lab:
-        lab.fake_boot = options.fake_boot
+        lab.fake_boot, lab.failing = options.fake_boot, options.failing
         with huge_pages(lab) if "huge" in options.words else contextlib.nullcontext():
             function(lab, Scenario(lab, options.program))
         print(f"PASS {name}")

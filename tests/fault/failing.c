@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// usage: failing N PROGRAM ARGUMENT...    Runs the program and makes its N-th system call (from 1) fail.
+// usage: failing N[:CALL,...] PROGRAM ARGUMENT...    Runs the program and makes its N-th system call (from 1) fail; of
+// those with the numbers CALL, if there are any.
 //
 // The call is not made and yields EIO. Not counted: what only lets go
 // or ends (ptrace requests by which a tracee runs on, exit, sigreturn), memory management (running out of memory is
@@ -17,6 +18,15 @@
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+static int is_among(const char* calls, unsigned long long call) {
+  while (calls != NULL && *calls != '\0') {
+    char* end = NULL;
+    if (strtoull(calls + 1, &end, 10) == call) return 1;
+    calls = end;
+  }
+  return calls == NULL;
+}
 
 static int counts(const struct user_regs_struct* regs) {
   switch (regs->orig_rax) {
@@ -49,6 +59,7 @@ static int counts(const struct user_regs_struct* regs) {
 int main(int argc, char** argv) {
   if (argc < 3) return 2;
   const long wanted = strtol(argv[1], NULL, 10);
+  const char* const calls = strchr(argv[1], ':');
   const pid_t pid = fork();
   if (pid == 0) {
     ptrace(PTRACE_TRACEME, 0, 0, 0);
@@ -83,7 +94,7 @@ int main(int argc, char** argv) {
     if (entering) {
       if (regs.orig_rax == SYS_rseq)
         loaded = 1;
-      else if (loaded && counts(&regs) && ++number == wanted) {
+      else if (loaded && is_among(calls, regs.orig_rax) && counts(&regs) && ++number == wanted) {
         fprintf(stderr, "failing call %ld: system call %lld\n", number, (long long)regs.orig_rax);
         regs.orig_rax = (unsigned long long)-1;
         ptrace(PTRACE_SETREGS, pid, 0, &regs);

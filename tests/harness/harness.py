@@ -142,7 +142,7 @@ class Lab:
         self.generation = 0
         self.source_stasis = stasis
         self.program = None
-        self.fake_boot = None
+        self.fake_boot = self.failing = None
 
     def __enter__(self):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -209,6 +209,22 @@ class Lab:
                 libc.msgctl(int(what), 0, None)
             elif kind == "mq":
                 libc.mq_unlink(what.encode())
+
+    def owned_objects(self):
+        """The objects that the program names (see above), as far as they exist, POSIX queues with how much is in them."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        named = self.read("objects").splitlines()
+        # "SysV shm KEY ID"
+        found = {text for text in shared_objects() if text.startswith("SysV") and " ".join(text.split()[1::2]) in named}
+        for line in named:
+            kind, _, name = line.partition(" ")
+            queue = libc.mq_open(name.encode(), os.O_RDONLY | os.O_CLOEXEC) if kind == "mq" else -1
+            if queue >= 0:
+                attributes = (ctypes.c_long * 8)()  # mq_flags, mq_maxmsg, mq_msgsize, mq_curmsgs
+                libc.mq_getattr(queue, attributes)
+                os.close(queue)
+                found.add(f"{line}: {attributes[3]} messages")
+        return found
 
     def end_processes(self, failed):
         """Ends what is still below us; returns it as problems (those that are ending get their time)."""

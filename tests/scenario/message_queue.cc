@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // POSIX message queues keep their messages, priorities and limits; unlinked ones too.
-// scenario: ipc
+// scenario: ipc failures failing-calls failed-restarts
 #include <mqueue.h>
 
 #include "scenario.h"

@@ -11,6 +11,7 @@
 //   ipc  makes SysV or POSIX objects (such tests run one at a time)     also-static  run a static build as well
 //   ports  has TCP or UDP ports, which nobody may be given between checkpoint and restart (one at a time)
 //   alone  while no other test runs     huge  has huge pages, which the runner makes (one at a time)
+//   failures, failing-calls, failed-restarts  also in this mode
 #pragma once
 
 #include <fcntl.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // System V shared memory: same id and key, attached at several addresses, in parts, read-only; deleted while attached.
-// scenario: ipc
+// scenario: ipc failed-restarts
 #include <sys/mman.h>
 #include <sys/shm.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // System V semaphores and message queues keep ids, keys, values and messages.
-// scenario: ipc
+// scenario: ipc failures failed-restarts
 #include <sys/msg.h>
 #include <sys/sem.h>
 

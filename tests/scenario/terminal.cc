@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pseudo-terminals with both ends in the program: settings, size, what waits in both directions, packet mode, a slave
 // that was closed.
+// scenario: failures failing-calls failed-restarts
 #include <poll.h>
 #include <pty.h>
 #include <sys/ioctl.h>

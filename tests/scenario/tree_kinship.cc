@@ -2,6 +2,7 @@
 // A tree keeps its parents, sessions and process groups: leaders that are gone, orphaned groups, a daemon in its own
 // session, a child that stayed in the session its parent has left, grandchildren; who waits for whom, and the exit
 // statuses.
+// scenario: failed-restarts
 #include <sys/resource.h>
 
 #include "tree.h"
