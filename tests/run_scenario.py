@@ -226,6 +226,23 @@ def restarts(lab, scenario):
     scenario.finish_detached(process)
 
 
+# Features of CPUs of which none has both, and where cpuid tells of them: leaf, subleaf, register, bit.
+RARE_FEATURES = {"xop": (0x80000001, 0, 2, 11), "avx512er": (7, 0, 1, 27)}
+
+
+def other_cpu(lab, scenario):
+    """An image of a CPU that has more than this one: refused by the feature's name. The image as it was is none the worse."""
+    image, other = lab.checkpoint_and_kill(scenario.process), lab.next_image()
+    flags = pathlib.Path("/proc/cpuinfo").read_text().split()
+    feature = next(name for name in RARE_FEATURES if name not in flags)
+    lab.run_tool(lab.fake_boot, image, other, "--cpu-bit", *RARE_FEATURES[feature])
+    for options, status in (((), 125), (("--detach",), 3)):
+        result = lab.command("restart", other, *options)
+        if result.returncode != status or f"this CPU lacks what the program may be using: {feature}" not in result.stderr:
+            raise Failure(f"status {result.returncode}, not {status} for {feature}: {result.stderr}")
+    scenario.finish(lab.restart_foreground(image))
+
+
 HUGE_PAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
 
 
@@ -252,8 +269,10 @@ def huge_pages(lab):
 # mode: (function, as an ordinary user)
 MODES = {"plain": (plain, False), "leave": (leave, False), "attempt": (attempt, False), "restart": (restart, False),
          "detach": (detach, False), "twice": (twice, False), "namespace": (namespace, False),
-         "freezes": (freezes, False), "attempts": (attempts, False), "user-attempts": (attempts, True), "restarts": (restarts, False), "failures": (failures, False), "failing-calls": (failing_calls, False),
-         "failed-restarts": (failed_restarts, False), "user-restarts": (restarts, True), "boot": (boot, False), "boot-twice": (boot_twice, False),
+         "freezes": (freezes, False), "attempts": (attempts, False), "user-attempts": (attempts, True),
+         "restarts": (restarts, False), "failures": (failures, False), "failing-calls": (failing_calls, False),
+         "failed-restarts": (failed_restarts, False), "cpu": (other_cpu, False), "user-cpu": (other_cpu, True),
+         "user-restarts": (restarts, True), "boot": (boot, False), "boot-twice": (boot_twice, False),
          "user-boot": (boot, True), "user-boot-twice": (boot_twice, True), "user-plain": (plain, True), "user-leave": (leave, True),
          "user": (restart, True), "user-twice": (twice, True)}
 

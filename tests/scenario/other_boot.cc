@@ -2,7 +2,7 @@
 // A program that is restarted on another boot: monotonic and boot time never go back, the clock page agrees with the
 // kernel, sleeps and time-outs that were under way last what they should, and so do new ones. The file `ahead` says by
 // how many seconds the runner's faked boots put the clocks ahead in all.
-// scenario: modes=plain,leave,boot,boot-twice,user-boot,user-boot-twice
+// scenario: modes=plain,leave,boot,boot-twice,user-boot,user-boot-twice,cpu,user-cpu
 #include <linux/futex.h>
 #include <poll.h>
 #include <signal.h>
