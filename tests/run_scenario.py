@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import sys
 import time
 
@@ -226,6 +227,20 @@ def restarts(lab, scenario):
     scenario.finish_detached(process)
 
 
+def group_gone(lab, scenario):
+    """Restarted when the control group that it was in is no more: that is noted, and it is where the restart is."""
+    group = lab.read("group")
+    if not group:
+        raise Skip("no control group can be made here")
+    image = lab.checkpoint_and_kill(scenario.process)
+    lab.wait_for(lambda: not pathlib.Path(group, "cgroup.procs").read_text(), "empty control group")
+    os.rmdir(group)
+    lab.write("gone", "")
+    scenario.finish(lab.restart_foreground(image, env=lab.environment(STASIS_LOG="cgroup:info")))
+    if not re.search(f"in control group .*/{os.path.basename(group)}: it no longer exists", lab.read("err")):
+        raise Failure(f"nothing is said of the control group: {lab.read('err')}")
+
+
 # Features of CPUs of which none has both, and where cpuid tells of them: leaf, subleaf, register, bit.
 RARE_FEATURES = {"xop": (0x80000001, 0, 2, 11), "avx512er": (7, 0, 1, 27)}
 
@@ -271,7 +286,8 @@ MODES = {"plain": (plain, False), "leave": (leave, False), "attempt": (attempt, 
          "detach": (detach, False), "twice": (twice, False), "namespace": (namespace, False),
          "freezes": (freezes, False), "attempts": (attempts, False), "user-attempts": (attempts, True),
          "restarts": (restarts, False), "failures": (failures, False), "failing-calls": (failing_calls, False),
-         "failed-restarts": (failed_restarts, False), "cpu": (other_cpu, False), "user-cpu": (other_cpu, True),
+         "failed-restarts": (failed_restarts, False), "group-gone": (group_gone, False),
+         "cpu": (other_cpu, False), "user-cpu": (other_cpu, True),
          "user-restarts": (restarts, True), "boot": (boot, False), "boot-twice": (boot_twice, False),
          "user-boot": (boot, True), "user-boot-twice": (boot_twice, True), "user-plain": (plain, True), "user-leave": (leave, True),
          "user": (restart, True), "user-twice": (twice, True)}

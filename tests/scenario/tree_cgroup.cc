@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A process in a control group of its own is in it again; its parent is where it was.
-// scenario: root
+// A process in a control group of its own is in it again, or where the restart is if the group is gone; its parent is
+// where it was.
+// scenario: root modes=plain,leave,restart,detach,twice,namespace,group-gone
 #include "tree.h"
 
 namespace {
@@ -39,13 +40,16 @@ int main() {
         inside = memberships();
         if (possible && inside == outside) scenario::broken_setup("no membership is seen", __FILE__, __LINE__);
       },
-      [&](char) -> long { return memberships() == inside; });
+      [&](char question) -> long { return memberships() == (question == 'm' ? inside : outside); });
+  if (possible) scenario::write_file(scenario::path("group"), group);
 
   scenario::ready_and_wait();
 
-  CHECK(member.ask('m') == 1, "it is in other control groups");
+  const bool gone = scenario::exists(scenario::path("gone"));
+  CHECK(member.ask(gone ? 'o' : 'm') == 1, "it is in other control groups");
   CHECK(memberships() == outside, "the parent is in other control groups: %s", memberships().c_str());
   member.end();
-  if (possible) CHECK(scenario::wait_until([&] { return rmdir(group.c_str()) == 0; }), "the group can't be removed");
+  if (possible && !gone)
+    CHECK(scenario::wait_until([&] { return rmdir(group.c_str()) == 0; }), "the group can't be removed");
   return scenario::finish();
 }
