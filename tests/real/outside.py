@@ -1,8 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Sockets that lead out of the process tree, to this test: refused by default, with the other end's name; given up, kept
-or connected again as --tcp and --unix-external say. And a TCP connection within the tree."""
+or connected again as --tcp and --unix-external say. And a TCP connection within the tree;
+message queues and terminals that another process has, too."""
 import contextlib
+import ctypes
 import os
 import pathlib
 import socket
@@ -224,9 +226,47 @@ def datagram_from_outside(lab, _options):
     expect(lab.wait_exit(restart, "the restarted program"), 0, "its status")
 
 
+HOLDER = """
+import os, time
+print('holds', flush=True)
+while not os.path.exists('go'):
+    time.sleep(0.005)
+"""
+
+
+def held_by_another(lab, kind, given, held, words):
+    """The program is given one descriptor, another process the other one: refused by that one's name, and it goes on."""
+    holder = lab.start([PYTHON, "-S", "-c", HOLDER], pass_fds=[held])
+    process = lab.start([PYTHON, script(lab, "outside.py"), kind, given], pass_fds=[given])
+    for number in {given, held}:
+        os.close(number)
+    lab.wait_for(lambda: "holds" in lab.read("out"), "the holder", holder)
+    lab.wait_for(lambda: os.path.exists(lab.path("ready")), "ready", process)
+    refused(lab, process, [f"pid {holder.pid} (python3", words, "checkpoint the process that started both"])
+    lab.write("go", "")
+    expect(lab.wait_exit(process, "the program"), 0, "its status")
+    expect(lab.read("result"), "kept", "what waited for the program")
+    expect(lab.wait_exit(holder, "the holder"), 0, "its status")
+
+
+def queue_refused(lab, _options):
+    libc = ctypes.CDLL(None, use_errno=True)
+    name = f"/stasis-outside-{os.getpid()}".encode()
+    queue = libc.mq_open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, None)
+    if queue < 0 or libc.mq_unlink(name) or libc.mq_send(queue, b"kept", ctypes.c_size_t(4), 1):
+        raise Failure(f"no message queue: {os.strerror(ctypes.get_errno())}")
+    held_by_another(lab, "queue", queue, queue, "has this message queue, too")
+
+
+def terminal_refused(lab, _options):
+    master, slave = os.openpty()
+    os.write(slave, b"kept\n")
+    held_by_another(lab, "terminal", master, slave, "has the other end of this terminal")
+
+
 CASES = {case.__name__: case for case in (
     tcp_refused, tcp_close, tcp_close_left_running, tcp_keep, tcp_to_itself, unix_refused, unix_close, unix_reconnect,
-    waiting_connection, datagram_from_outside)}
+    waiting_connection, datagram_from_outside, queue_refused, terminal_refused)}
 
 if __name__ == "__main__":
     run_cases(CASES, description=__doc__)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """outside.py tcp|unix|listen|udp|itself ADDRESS: has a socket that leads out of the tree, or (itself) a TCP connection that
-does not. Says `ready`, waits for `go`, uses the socket, and writes what came of it to `result`."""
+does not. Says `ready`, waits for `go`, uses the socket, and writes what came of it to `result`.
+outside.py queue|terminal DESCRIPTOR: the same with a POSIX message queue, or the master of a terminal, that it was given."""
+import ctypes
 import errno
 import os
 import socket
@@ -56,6 +58,14 @@ elif kind == "itself":
     heard = peer.recv(100)
     peer.sendall(heard + b" and after")
     note("result", client.recv(100).decode())
+elif kind == "queue":
+    wait_for_go()
+    buffer = ctypes.create_string_buffer(8192)
+    ctypes.CDLL(None).mq_receive(int(address), buffer, ctypes.c_size_t(len(buffer)), None)
+    note("result", buffer.value.decode())
+elif kind == "terminal":
+    wait_for_go()
+    note("result", os.read(int(address), 100).decode().strip())
 else:
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind(("127.0.0.1", 0))
