@@ -218,7 +218,7 @@ Result<void> take_input(const PtyPair& pair, const ::termios2& before, std::vect
 
 Result<int> ask_terminal(int fd, unsigned long request, const char* what) {
   int value = 0;
-  if (::ioctl(fd, request, &value) == 0) return value;
+  if (insist([&] { return ::ioctl(fd, request, &value); }) == 0) return value;
   return Error::from_errno(errno, fmt::format("ask a terminal for its {}", what));
 }
 
