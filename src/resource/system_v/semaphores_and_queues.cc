@@ -43,24 +43,36 @@ SystemVOwner owner_of(std::int32_t id, const ::ipc_perm& permissions) {
           .gid = permissions.gid};
 }
 
+// kAwaited: nobody has operated on it, but one of the tree waits to. What others use stays with them.
+enum class Use { kNone, kAwaited, kTheirs };
+
 // As they are found in their IPC namespace.
 struct Users {
   bool all = false;
   const SystemVUsers& some;
 
+  // Whose is an object on which `last` (0: nobody, or somebody whom we can't see) was the last to operate?
+  Use use_of(std::span<const pid_t> last, bool operated, bool waited_for) const {
+    if (all || std::ranges::any_of(last, [this](pid_t pid) { return has(pid); })) return Use::kTheirs;
+    const bool unseen = operated && std::ranges::all_of(last, [](pid_t pid) { return pid == 0; });
+    if (!waited_for || unseen) return Use::kNone;
+    return std::ranges::any_of(last, [this](pid_t pid) { return is_other(pid); }) ? Use::kNone : Use::kAwaited;
+  }
+
+ private:
   bool has(pid_t pid) const { return std::ranges::find(some.tree, HostPid(pid)) != some.tree.end(); }
   bool is_other(pid_t pid) const { return pid > 0 && !has(pid) && (::kill(pid, 0) == 0 || errno != ESRCH); }
-  // Is an object theirs on which these (0: nobody) were the last to operate? What others use stays with them.
-  bool own(std::span<const pid_t> last, bool waited_for) const {
-    if (all || std::ranges::any_of(last, [this](pid_t pid) { return has(pid); })) return true;
-    return waited_for && std::ranges::none_of(last, [this](pid_t pid) { return is_other(pid); });
-  }
 };
 
-bool is_used(int id, std::size_t count, const Users& users) {
-  std::vector<pid_t> last(count);
-  for (std::size_t i = 0; i < count; ++i) last[i] = ::semctl(id, static_cast<int>(i), GETPID);
-  return users.own(last, users.some.semaphores.contains(id));
+Use use_of_semaphores(int id, const ::semid_ds& status, const Users& users) {
+  std::vector<pid_t> last(status.sem_nsems);
+  for (std::size_t i = 0; i < last.size(); ++i) last[i] = ::semctl(id, static_cast<int>(i), GETPID);
+  return users.use_of(last, status.sem_otime != 0, users.some.semaphores.contains(id));
+}
+
+Use use_of_queue(int id, const ::msqid_ds& status, const Users& users) {
+  return users.use_of(std::array{status.msg_lspid, status.msg_lrpid}, status.msg_stime != 0 || status.msg_rtime != 0,
+                      users.some.queues.contains(id));
 }
 
 Result<std::vector<std::uint32_t>> values_of(int id, std::size_t count) {
@@ -77,9 +89,11 @@ Result<void> gather_semaphores(const Users& users, SystemVRecord& record) {
   for (int index = 0; index <= highest; ++index) {
     ::semid_ds status{};
     const int id = ::semctl(index, 0, SEM_STAT, SemaphoreArgument{.status = &status});
-    if (id < 0 || !is_used(id, status.sem_nsems, users)) continue;
-    record.semaphores.push_back(
-        {.owner = owner_of(id, status.sem_perm), .values = STASIS_TRY(values_of(id, status.sem_nsems))});
+    const Use use = id < 0 ? Use::kNone : use_of_semaphores(id, status, users);
+    if (use == Use::kNone) continue;
+    record.semaphores.push_back({.owner = owner_of(id, status.sem_perm),
+                                 .values = STASIS_TRY(values_of(id, status.sem_nsems)),
+                                 .only_awaited = use == Use::kAwaited});
   }
   return {};
 }
@@ -110,10 +124,12 @@ Result<void> gather_queues(const Users& users, SystemVRecord& record) {
   for (int index = 0; index <= highest; ++index) {
     ::msqid_ds status{};
     const int id = ::msgctl(index, MSG_STAT, &status);
-    if (id < 0 || !users.own(std::array{status.msg_lspid, status.msg_lrpid}, users.some.queues.contains(id))) continue;
+    const Use use = id < 0 ? Use::kNone : use_of_queue(id, status, users);
+    if (use == Use::kNone) continue;
     record.queues.push_back({.owner = owner_of(id, status.msg_perm),
                              .max_bytes = status.msg_qbytes,
-                             .messages = STASIS_TRY(copy_messages(id, status.__msg_cbytes))});
+                             .messages = STASIS_TRY(copy_messages(id, status.__msg_cbytes)),
+                             .only_awaited = use == Use::kAwaited});
   }
   return {};
 }
@@ -144,13 +160,34 @@ Result<void> make_semaphores(const SemaphoreSetRecord& set, RestartContext& cont
   return id == set.owner.id ? Result<void>() : Result<void>(taken("semaphores", set.owner));
 }
 
+// Those that were there all the time; if the restart fails, they are as it found them.
+Result<void> reset_semaphores(const SemaphoreSetRecord& set, const ::semid_ds& status, RestartContext& context) {
+  const int id = set.owner.id;
+  const auto before = STASIS_TRY(values_of(id, set.values.size()));
+  ::semid_ds wanted = status;
+  const bool other_owner = set_owner(set.owner, wanted.sem_perm, wanted);
+  if (before == set.values && !other_owner) return {};
+  STASIS_TRY(context.undo.add([id, before, was = ::semid_ds(status)]() mutable {
+    std::vector<unsigned short> values(before.begin(), before.end());
+    ::semctl(id, 0, SETALL, SemaphoreArgument{.values = values.data()});
+    ::semctl(id, 0, IPC_SET, SemaphoreArgument{.status = &was});
+  }));
+  std::vector<unsigned short> values(set.values.begin(), set.values.end());
+  if (before != set.values && ::semctl(id, 0, SETALL, SemaphoreArgument{.values = values.data()}) < 0) {
+    return Error::from_errno(errno, fmt::format("set System V semaphores {}", id));
+  }
+  if (!other_owner || ::semctl(id, 0, IPC_SET, SemaphoreArgument{.status = &wanted}) == 0) return {};
+  return Error::from_errno(errno, fmt::format("set owner and mode of System V semaphores {}", id));
+}
+
 Result<void> restore_semaphores(const SemaphoreSetRecord& set, RestartContext& context) {
   const int id = set.owner.id;
   const bool possible = id >= 0 && !set.values.empty() && set.values.size() <= kMaxSemaphores &&
                         std::ranges::all_of(set.values, [](std::uint32_t value) { return value <= 32767; });
   if (!possible) return Error(Errc::kBadImage, "impossible System V semaphores");
   ::semid_ds status{};
-  if (::semctl(id, 0, IPC_STAT, SemaphoreArgument{.status = &status}) < 0) {
+  const bool there = ::semctl(id, 0, IPC_STAT, SemaphoreArgument{.status = &status}) == 0;
+  if (!there) {
     STASIS_TRY(make_semaphores(set, context));
     if (::semctl(id, 0, IPC_STAT, SemaphoreArgument{.status = &status}) < 0) {
       return Error::from_errno(errno, "look at System V semaphores");
@@ -159,14 +196,7 @@ Result<void> restore_semaphores(const SemaphoreSetRecord& set, RestartContext& c
   if (status.sem_perm.__key != set.owner.key || status.sem_nsems != set.values.size()) {
     return taken("semaphores", set.owner);
   }
-  std::vector<unsigned short> values(set.values.begin(), set.values.end());
-  if (STASIS_TRY(values_of(id, values.size())) != set.values &&
-      ::semctl(id, 0, SETALL, SemaphoreArgument{.values = values.data()}) < 0) {
-    return Error::from_errno(errno, fmt::format("set System V semaphores {}", id));
-  }
-  if (!set_owner(set.owner, status.sem_perm, status)) return {};
-  if (::semctl(id, 0, IPC_SET, SemaphoreArgument{.status = &status}) == 0) return {};
-  return Error::from_errno(errno, fmt::format("set owner and mode of System V semaphores {}", id));
+  return there && set.only_awaited ? Result<void>() : reset_semaphores(set, status, context);
 }
 
 Result<void> send_messages(const SystemVQueueRecord& queue) {
@@ -206,6 +236,7 @@ Result<void> restore_queue(const SystemVQueueRecord& queue, RestartContext& cont
   ::msqid_ds status{};
   if (::msgctl(queue.owner.id, IPC_STAT, &status) != 0) return make_queue(queue, context);
   if (status.msg_perm.__key != queue.owner.key) return taken("message queue", queue.owner);
+  if (queue.only_awaited) return {};
   if (STASIS_TRY(copy_messages(queue.owner.id, status.__msg_cbytes)) == queue.messages) return {};
   return Error(Errc::kFileChanged, fmt::format("System V queue {} holds other messages now", queue.owner.id))
       .with_help("--pids namespace restores the program with its objects in a namespace of its own");

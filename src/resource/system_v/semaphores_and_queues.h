@@ -38,9 +38,12 @@ struct SystemVOwner {
 struct SemaphoreSetRecord {
   SystemVOwner owner;
   std::vector<std::uint32_t> values;
+  bool only_awaited = false;  // nobody of the tree has operated on it yet: whoever does may not be of the tree
 
   static constexpr auto fields() {
-    return std::tuple{field<1>("owner", &SemaphoreSetRecord::owner), field<2>("values", &SemaphoreSetRecord::values)};
+    using R = SemaphoreSetRecord;
+    return std::tuple{field<1>("owner", &R::owner), field<2>("values", &R::values),
+                      field<3>("only_awaited", &R::only_awaited)};
   }
 };
 
@@ -59,11 +62,12 @@ struct SystemVQueueRecord {
   SystemVOwner owner;
   std::uint64_t max_bytes = 0;
   std::vector<SystemVMessageRecord> messages;
+  bool only_awaited = false;  // as above
 
   static constexpr auto fields() {
     using R = SystemVQueueRecord;
     return std::tuple{field<1>("owner", &R::owner), field<2>("max_bytes", &R::max_bytes),
-                      field<3>("messages", &R::messages)};
+                      field<3>("messages", &R::messages), field<4>("only_awaited", &R::only_awaited)};
   }
 };
 
@@ -92,7 +96,8 @@ struct SystemVUsers {
 // What the processes use, in their IPC namespace. Messages are copied (MSG_COPY), not taken. Objects that we may not
 // read are left out.
 Result<SystemVRecord> gather_system_v(const SystemVUsers& users);
-// Makes them again, or gives those that are still there their old state. What was made goes if the restart fails.
+// Makes them again, or gives those that are still there their old state (but leaves those alone that the tree has only
+// waited for). If the restart fails, what was made goes, and what was there is as before.
 // kBusy: an id or key belongs to another object now.
 Result<void> restore_system_v_objects(const SystemVRecord& record, RestartContext& context);
 

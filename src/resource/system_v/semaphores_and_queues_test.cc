@@ -39,7 +39,10 @@ struct Objects {
   int queue;
 };
 
-Result<void> restore(const SystemVRecord& record) { return testing::restore_record(record, kind::kSystemV); }
+using testing::RestartEnd;
+Result<void> restore(const SystemVRecord& record, RestartEnd end = RestartEnd::kGivenUp) {
+  return testing::restore_record(record, kind::kSystemV, end);
+}
 
 const SystemVUsers kSelf = {.tree = {HostPid(::getpid())}, .semaphores = {}, .queues = {}};
 
@@ -62,7 +65,7 @@ TEST(SystemV, WhatAProcessUsedIsFoundAndGetsItsStateBack) {
   const SystemVRecord ours{.semaphores = {*objects.in(*found)}, .queues = {*objects.queue_in(*found)}};
 
   ASSERT_EQ(::semctl(objects.semaphores, 1, SETVAL, 1), 0);
-  const auto again = restore(ours);
+  const auto again = restore(ours, RestartEnd::kCompleted);
   ASSERT_TRUE(again) << again.error().to_string();
   EXPECT_EQ(::semctl(objects.semaphores, 1, GETVAL), 7);
 
@@ -118,14 +121,37 @@ TEST(SystemV, WhatAThreadWaitsForIsFoundAlthoughNobodyUsedIt) {
   ASSERT_TRUE(found) << found.error().to_string();
   ASSERT_NE(objects.in(*found), nullptr);
   EXPECT_EQ(objects.in(*found)->values, (std::vector<std::uint32_t>{0, 0, 0}));
-  EXPECT_NE(objects.queue_in(*found), nullptr);
+  EXPECT_TRUE(objects.in(*found)->only_awaited);
+  ASSERT_NE(objects.queue_in(*found), nullptr);
+  EXPECT_TRUE(objects.queue_in(*found)->only_awaited);
+  // Who wakes the thread may be somebody else: what is there stays as it is.
+  const SystemVRecord ours{.semaphores = {*objects.in(*found)}, .queues = {*objects.queue_in(*found)}};
+  const Message message{.type = 5, .text = "abc"};
+  ASSERT_EQ(::msgsnd(objects.queue, &message, 3, 0), 0);
+  ASSERT_EQ(::semctl(objects.semaphores, 1, SETVAL, 3), 0);
+  const auto again = restore(ours, RestartEnd::kCompleted);
+  ASSERT_TRUE(again) << again.error().to_string();
+  EXPECT_EQ(::semctl(objects.semaphores, 1, GETVAL), 3);
 
   waiting.tree = {HostPid(::getppid())};
   ASSERT_EQ(::semctl(objects.semaphores, 1, SETVAL, 7), 0);
   const auto of_others = gather_system_v(waiting);
   ASSERT_TRUE(of_others) << of_others.error().to_string();
   EXPECT_EQ(objects.in(*of_others), nullptr);  // ours, who live and are not in that tree
-  EXPECT_NE(objects.queue_in(*of_others), nullptr);
+  EXPECT_EQ(objects.queue_in(*of_others), nullptr);
+}
+
+TEST(SystemV, AFailedRestartLeavesSemaphoresAsTheyWere) {
+  const Objects objects;
+  if (!objects.there()) GTEST_SKIP() << "no System V objects here";
+  ASSERT_EQ(::semctl(objects.semaphores, 1, SETVAL, 7), 0);
+  const auto found = gather_system_v(kSelf);
+  ASSERT_TRUE(found && objects.in(*found) != nullptr);
+  const SystemVRecord ours{.semaphores = {*objects.in(*found)}, .queues = {}};
+  ASSERT_EQ(::semctl(objects.semaphores, 1, SETVAL, 1), 0);
+  const auto again = restore(ours);
+  ASSERT_TRUE(again) << again.error().to_string();
+  EXPECT_EQ(::semctl(objects.semaphores, 1, GETVAL), 1);
 }
 
 TEST(SystemV, HostileRecordsAreRefused) {

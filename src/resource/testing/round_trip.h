@@ -49,9 +49,12 @@ inline ImageReader empty_image(const sample::ScratchDir& dir) {
   return *ImageReader::open(dir / "empty", {});
 }
 
+// Whether the restart is completed in the end, or given up after everything was done.
+enum class RestartEnd { kGivenUp, kCompleted };
+
 // Restores one object from an image that holds nothing else, as a hostile one may.
 template <SchemaRecord T>
-Result<void> restore_record(const T& record, ObjType type) {
+Result<void> restore_record(const T& record, ObjType type, RestartEnd end = RestartEnd::kGivenUp) {
   const sample::ScratchDir dir;
   ImageWriter writer = STASIS_TRY(ImageWriter::create(dir / "image", {.durability = Durability::kFast}));
   STASIS_TRY(writer.write(sample::environment()));
@@ -78,6 +81,7 @@ Result<void> restore_record(const T& record, ObjType type) {
   });
   STASIS_TRY(image.peek_type());
   STASIS_TRY(deferred.run());
+  if (end == RestartEnd::kCompleted) undo.dismiss();
   return {};
 }
 
