@@ -180,7 +180,7 @@ std::optional<WaitTimes::Sleep> WaitTimes::look_at(const kernel::ProcDir& proc, 
   const auto stat = proc.thread_stat(tid);
   const auto sched = proc.thread_sched(tid);
   if (!stat || !sched || !sched->exec_start_ns || !sched->voluntary_switches) return std::nullopt;
-  if (arrivals(schedstat, proc, tid) != before) return std::nullopt;
+  if (stat->state == 'R' || arrivals(schedstat, proc, tid) != before) return std::nullopt;
   const auto clock = clocks.origin(stat->processor);
   if (!clock) return std::nullopt;
   const auto now = steady_clock::now();
