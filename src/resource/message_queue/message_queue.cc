@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <memory>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -40,7 +41,7 @@ Result<::mq_attr> attributes_of(int queue) {
 // What was taken is in `messages` after an error, too.
 Result<void> take_messages(int queue, const ::mq_attr& attributes, std::vector<QueuedMessageRecord>& messages) {
   std::vector<std::byte> buffer(static_cast<std::size_t>(attributes.mq_msgsize));
-  for (long i = 0; i < attributes.mq_curmsgs; ++i) {
+  for (long i = 0; i < attributes.mq_maxmsg; ++i) {
     unsigned priority = 0;
     auto* const bytes = reinterpret_cast<char*>(buffer.data());
     const ssize_t got = insist([&] { return ::mq_receive(queue, bytes, buffer.size(), &priority); });
@@ -146,20 +147,28 @@ Error explain(Error error) {
 }
 
 // What a queue held when the program was killed gives way to what the image says; a restart that fails brings it back.
+// By a descriptor: by then the name may be that of somebody else's.
 Result<void> empty_queue(int queue, const std::string& name, const ::mq_attr& attributes, RestartContext& ctx) {
-  std::vector<QueuedMessageRecord> old;
-  if (auto taken = take_messages(queue, attributes, old); !taken) {
-    static_cast<void>(put_messages(queue, old).has_value());
-    return taken;
-  }
-  return ctx.undo.add([name, old = std::move(old)]() -> Result<void> {
-    const UniqueFd left(::mq_open(name.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
-    if (!left) return Error::from_errno(errno, fmt::format("open the message queue {}", name));
+  struct Emptied {
+    UniqueFd queue;
+    std::vector<QueuedMessageRecord> messages;
+    bool is_empty = false;
+  };
+  const auto emptied = std::make_shared<Emptied>();
+  emptied->queue = STASIS_TRY(ctx.park_duplicate(queue));
+  STASIS_TRY(ctx.undo.add([emptied, name, attributes]() -> Result<void> {
     std::vector<QueuedMessageRecord> ours;
-    const ::mq_attr now = STASIS_TRY(attributes_of(left.get()));
-    STASIS_TRY(take_messages(left.get(), now, ours));
-    return put_messages(left.get(), old);
-  });
+    // What could not be taken then belongs behind what was.
+    auto taken = take_messages(emptied->queue.get(), attributes, emptied->is_empty ? ours : emptied->messages);
+    auto put = put_messages(emptied->queue.get(), emptied->messages);
+    if (put && taken) return {};
+    Error error = std::move(put ? taken : put).error();
+    log::info("files", "what was in the message queue {} is not as it was: {}", name, error.to_string());
+    return error;
+  }));
+  STASIS_TRY(take_messages(queue, attributes, emptied->messages));
+  emptied->is_empty = true;
+  return {};
 }
 
 // The queue as it was left, or a new one.

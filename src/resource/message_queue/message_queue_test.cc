@@ -102,6 +102,24 @@ TEST(MessageQueue, SomebodyWhoWaitsToBeToldIsAnObstacle) {
   EXPECT_FALSE(message_queue_obstacle(*testing::find_file(table, queue.fd.get()), table, {}));
 }
 
+TEST(MessageQueue, AFailedRestartGivesBackWhatWasThere) {
+  Queue queue("undo");
+  if (!queue.fd) GTEST_SKIP() << "no message queues here";
+  put(queue.fd.get(), "first", 2);
+  put(queue.fd.get(), "second", 2);
+  PosixQueueRecord record{
+      .name = queue.name, .unlinked = false, .mode = S_IFREG | 0600, .max_messages = 5, .message_size = 100};
+  record.messages = {{.priority = 9, .bytes = std::vector<std::byte>(3)},
+                     {.priority = 1, .bytes = std::vector<std::byte>(4)}};
+  // It rolls back what it did; at its end, or as one of the messages is too long for the queue.
+  EXPECT_TRUE(testing::restore_record(record, kind::kPosixQueue));
+  record.messages.back().bytes.resize(101);
+  EXPECT_FALSE(testing::restore_record(record, kind::kPosixQueue));
+  EXPECT_EQ(take(queue.fd.get()), "2:first");
+  EXPECT_EQ(take(queue.fd.get()), "2:second");
+  EXPECT_EQ(take(queue.fd.get()), "(nothing)");
+}
+
 TEST(MessageQueue, AFileOfThatSizeIsNone) {
   const sample::ScratchDir dir;
   const UniqueFd fd(::open((dir / "file").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
