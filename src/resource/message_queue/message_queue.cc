@@ -62,6 +62,13 @@ Result<void> put_messages(int queue, std::span<const QueuedMessageRecord> messag
   return first;
 }
 
+// What could not be taken then is taken now: what is put back would come behind it.
+Result<void> put_back(int queue, const ::mq_attr& attributes, std::vector<QueuedMessageRecord>& messages) {
+  auto rest = take_messages(queue, attributes, messages);
+  auto put = put_messages(queue, messages);
+  return put ? rest : put;
+}
+
 // "QSIZE:129 NOTIFY:2 SIGNO:0 NOTIFY_PID:8260": a read(2) of a queue shows its state.
 bool somebody_waits(int queue) {
   const auto text = read_file(AT_FDCWD, fmt::format("/proc/self/fd/{}", queue));
@@ -116,10 +123,10 @@ Result<void> checkpoint_posix_queue(void* context, ObjRef ref, void* object) {
                           .max_messages = static_cast<std::uint64_t>(attributes.mq_maxmsg),
                           .message_size = static_cast<std::uint64_t>(attributes.mq_msgsize),
                           .messages = {}};
-  UndoQueue put_back;
-  STASIS_TRY(put_back.add([&] { return put_messages(queue.get(), record.messages); }));
-  STASIS_TRY(take_messages(queue.get(), attributes, record.messages));
-  STASIS_TRY(put_back.run());
+  STASIS_TRY(take_and_put_back(
+      "files", fmt::format("the message queue {}", record.name),
+      [&] { return take_messages(queue.get(), attributes, record.messages); },
+      [&] { return put_back(queue.get(), attributes, record.messages); }));
   return ctx.write_object(ref, kind::kPosixQueue, record);
 }
 

@@ -16,7 +16,6 @@
 
 #include "base/file.h"
 #include "resource/insist.h"
-#include "stasis/defer_queue.h"
 
 namespace stasis {
 namespace {
@@ -42,6 +41,11 @@ Result<void> set_termios(int fd, const ::termios2& settings) {
 Result<void> set_packets(int master, int on) {
   if (insist([&] { return ::ioctl(master, TIOCPKT, &on); }) == 0) return {};
   return Error::from_errno(errno, "set the packet mode of a terminal");
+}
+
+std::string name_of(const PtyPair& pair) {
+  const auto number = ask_terminal(pair.master, TIOCGPTN, "number");
+  return number ? fmt::format("/dev/pts/{}", *number) : "a terminal";
 }
 
 // Settings and packet mode of a terminal; as they were when this goes.
@@ -275,15 +279,14 @@ Result<UniqueFd> open_slave(int master, std::uint32_t flags) {
 Result<std::vector<std::byte>> copy_output(const PtyPair& pair) {
   const bool can_put_back = is_ready(pair.slave, POLLOUT);
   std::vector<std::byte> output;
-  UndoQueue put_back;
-  STASIS_TRY(put_back.add([&] { return put_output(pair, output); }));
-  {
+  const auto take = [&]() -> Result<void> {
     const ScopedPlain scope = STASIS_TRY(ScopedPlain::take(pair));
-    if (!is_ready(pair.master, POLLIN)) return output;
+    if (!is_ready(pair.master, POLLIN)) return {};
     if (!can_put_back) return jammed();
-    STASIS_TRY(read_all(pair.master, output));
-  }
-  STASIS_TRY(put_back.run());
+    return read_all(pair.master, output);
+  };
+  STASIS_TRY(
+      take_and_put_back("terminal", name_of(pair) + ", its output", take, [&] { return put_output(pair, output); }));
   STASIS_TRY(check_size(output.size()));
   return output;
 }
@@ -301,13 +304,12 @@ Result<std::vector<TerminalLineRecord>> copy_input(const PtyPair& pair) {
   // With output stopped, the arrival of what is put back could not be seen.
   if (!is_ready(pair.slave, POLLOUT)) return jammed();
   std::vector<TerminalLineRecord> input;
-  UndoQueue put_back;
-  STASIS_TRY(put_back.add([&] { return put_input(pair, input); }));
-  {
+  const auto take = [&]() -> Result<void> {
     const ScopedPlain scope = STASIS_TRY(ScopedPlain::take(pair));
-    STASIS_TRY(take_input(pair, scope.before(), input));
-  }
-  STASIS_TRY(put_back.run());
+    return take_input(pair, scope.before(), input);
+  };
+  STASIS_TRY(
+      take_and_put_back("terminal", name_of(pair) + ", its input", take, [&] { return put_input(pair, input); }));
   return input;
 }
 
