@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import random
 import re
 import sys
 import time
@@ -149,31 +150,36 @@ def failures(lab, scenario):
     scenario.finish(scenario.process)
 
 
-# What takes something out of an object that can't be looked at, and puts it back, by its numbers for x86-64: mq_timedsend
-# and mq_timedreceive; poll and ioctl; read and write.
-DESTRUCTIVE_CALLS = "242,243", "7,16", "0,1"
-MOST_CALLS = 40  # of a kind
+# What takes something out of an object that can't be looked at, and puts it back, by its numbers for x86-64; and how many
+# in a row fail. mq_timedsend, mq_timedreceive and mq_getsetattr; mq_timedreceive for good; ioctl, poll, read and
+# write of terminals.
+DESTRUCTIVE_CALLS = ("242,243,245", 1), ("243", 3), ("16@/dev/pt", 1), ("7@/dev/pt", 1), ("0,1@/dev/pt", 1)
+MOST_CALLS = 100  # of a kind
 
 
 def failing_calls(lab, scenario):
     """A checkpoint one of whose system calls fails, each of those in turn that are between taking something out of the
-    program's objects and putting it back; every k-th where there are many."""
+    program's objects and putting it back; every k-th where there are many, others in each run."""
     tried = failed = 0
-    for calls in DESTRUCTIVE_CALLS:
-        def checkpoint(number, calls=calls):
+    for calls, in_a_row in DESTRUCTIVE_CALLS:
+        def checkpoint(first, last, calls=calls):
             image = lab.next_image()
             result = lab.command("checkpoint", scenario.process.pid, "-o", image,
-                                 below=(lab.failing, f"{number}:{calls}"))
+                                 below=(lab.failing, f"{first}-{last}:{calls}"))
             if result.returncode < 0 or "ended by signal" in result.stderr or scenario.process.poll() is not None:
-                raise Failure(f"call {number} of {calls}: status {result.returncode}: {result.stderr}")
+                raise Failure(f"call {first} of {calls}: status {result.returncode}: {result.stderr}")
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(image)
             return result
-        total = int(checkpoint(0).stderr.rsplit("system calls: ", 1)[1].split()[0])
-        for number in range(1, total + 1, 1 + total // MOST_CALLS):
-            failed += checkpoint(number).returncode != 0
-            tried += 1
+        total = int(checkpoint(0, 0).stderr.rsplit("system calls: ", 1)[1].split()[0])
+        stride = 1 + total // MOST_CALLS
+        for number in range(random.randint(1, stride), total + 1, stride):
+            result = checkpoint(number, number + in_a_row - 1)
+            failed += result.returncode != 0
+            tried += "failing call" in result.stderr  # how often is waited is another number each time
     print(f"{tried} system calls failed in turn, {failed} checkpoints failed")
+    if tried == 0 or failed == 0:
+        raise Failure(f"{tried} system calls failed in turn, and {failed} checkpoints")
     lab.log.clear()
     scenario.finish(scenario.process)
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// usage: failing N[:CALL,...] PROGRAM ARGUMENT...    Runs the program and makes its N-th system call (from 1) fail; of
-// those with the numbers CALL, if there are any.
+// usage: failing N[-M][:CALL,...[@PATH]] PROGRAM ARGUMENT...    Runs the program and makes its N-th system call (from
+// 1) fail, or the N-th to the M-th; of those with the numbers CALL, if there are any, on a descriptor of what has a
+// name that begins with PATH.
 //
-// The call is not made and yields EIO. Not counted: what only lets go
+// A call is not made and yields EIO. Not counted: what only lets go
 // or ends (ptrace requests by which a tracee runs on, exit, sigreturn), memory management (running out of memory is
 // another story), and what the loader does before main. Ends as the program ends. With N = 0 nothing fails, and the
 // number of calls goes to stderr.
+#define _GNU_SOURCE
 #include <elf.h>
 #include <errno.h>
 #include <signal.h>
@@ -26,6 +28,22 @@ static int is_among(const char* calls, unsigned long long call) {
     calls = end;
   }
   return calls == NULL;
+}
+
+// Is what the call is about, by its first argument (of poll by the first that is polled), one whose name begins with
+// that?
+static int is_at(const char* path, pid_t pid, const struct user_regs_struct* regs) {
+  if (path == NULL) return 1;
+  int fd = (int)regs->rdi;
+  if (regs->orig_rax == SYS_poll) {
+    struct iovec to = {&fd, sizeof fd}, from = {(void*)regs->rdi, sizeof fd};
+    if (process_vm_readv(pid, &to, 1, &from, 1, 0) != sizeof fd) return 0;
+  }
+  char link[64], name[4096];
+  snprintf(link, sizeof link, "/proc/%d/fd/%d", (int)pid, fd);
+  const ssize_t got = readlink(link, name, sizeof name);
+  const size_t length = strlen(path);
+  return got >= (ssize_t)length && memcmp(name, path, length) == 0;
 }
 
 static int counts(const struct user_regs_struct* regs) {
@@ -58,8 +76,13 @@ static int counts(const struct user_regs_struct* regs) {
 
 int main(int argc, char** argv) {
   if (argc < 3) return 2;
-  const long wanted = strtol(argv[1], NULL, 10);
+  char* end = NULL;
+  const long wanted = strtol(argv[1], &end, 10);
+  const long last = *end == '-' ? strtol(end + 1, NULL, 10) : wanted;
   const char* const calls = strchr(argv[1], ':');
+  char* const at = strchr(argv[1], '@');
+  const char* const path = at == NULL ? NULL : at + 1;
+  if (at != NULL) *at = '\0';
   const pid_t pid = fork();
   if (pid == 0) {
     ptrace(PTRACE_TRACEME, 0, 0, 0);
@@ -94,7 +117,8 @@ int main(int argc, char** argv) {
     if (entering) {
       if (regs.orig_rax == SYS_rseq)
         loaded = 1;
-      else if (loaded && is_among(calls, regs.orig_rax) && counts(&regs) && ++number == wanted) {
+      else if (loaded && is_among(calls, regs.orig_rax) && counts(&regs) && is_at(path, pid, &regs) &&
+               ++number >= wanted && number <= last) {
         fprintf(stderr, "failing call %ld: system call %lld\n", number, (long long)regs.orig_rax);
         regs.orig_rax = (unsigned long long)-1;
         ptrace(PTRACE_SETREGS, pid, 0, &regs);
