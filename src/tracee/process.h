@@ -157,7 +157,7 @@ class TracedProcess {
   Result<void> prepare_foreign_slot(const kernel::ProcessMemory& memory, const GateSlot& slot, std::int64_t inner);
   Result<std::optional<siginfo_t>> waiting_child_signal() const;
   Result<void> ignore_children(const Patience& patience);
-  Result<void> find_lost_midwife();
+  Result<void> find_lost_midwife(const Patience& patience);
   Result<void> end_midwife(const Patience& patience);
   // The same where the process itself has ended.
   void drop_midwife();

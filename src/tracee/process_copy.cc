@@ -184,13 +184,19 @@ Result<void> TracedProcess::strip(ProcessCopy& copy, std::int64_t inner, std::sp
 }
 
 // A batch that was broken off may have made her, and the kernel has written her number down.
-Result<void> TracedProcess::find_lost_midwife() {
+Result<void> TracedProcess::find_lost_midwife(const Patience& patience) {
   const std::size_t number = offsetof(HealArea, operations.wait_midwife) + offsetof(arch::GateOp, args);
   const auto address = RemotePtr<std::uint64_t>(remote_heal_area(gate_.carrier_slot(), number));
   const std::uint64_t inner = STASIS_TRY(memory_->load(address));
   if (inner == kNobody) return {};
   const auto found = find_child(proc_, static_cast<std::int64_t>(inner), !own_pid_namespace_);
-  if (found && kernel::ptrace_set_options(*found, kernel::kExitKill)) midwife_ = TracedThread::adopt(*found);
+  if (!found) return {};
+  TracedThread lost = TracedThread::adopt(*found);
+  // She may still be on her way to her first stop. (Whoever is not traced by us can't be waited for.)
+  const auto stands = lost.wait_stopped(patience);
+  if (!stands) return stands.error().code() == Errc::kTargetLost ? Result<void>() : stands;
+  STASIS_TRY(kernel::ptrace_set_options(*found, kernel::kExitKill));
+  midwife_ = lost;
   return {};
 }
 
@@ -205,7 +211,7 @@ void TracedProcess::drop_midwife() {
 // Also where something failed on the way: with her goes what she has borne and nobody knows of.
 Result<void> TracedProcess::end_midwife(const Patience& patience) {
   if (!children_ignored_) return {};
-  if (!midwife_) STASIS_TRY(find_lost_midwife());
+  if (!midwife_) STASIS_TRY(find_lost_midwife(patience));
   if (midwife_ && !copied_ && midwife_->state() == TracedThread::State::kRunning) {
     static_cast<void>(midwife_->await_report(patience));  // else she may bear one that nobody sees
   }
