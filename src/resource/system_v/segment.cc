@@ -16,6 +16,7 @@
 #include "kernel/proc_text.h"
 #include "resource/system_v/ipc_namespace.h"
 #include "resource/system_v/next_id.h"
+#include "resource/system_v/set_status.h"
 
 namespace stasis {
 namespace {
@@ -65,10 +66,12 @@ Result<void> finish(const SegmentRecord& record) {
   if (::shmctl(record.id, IPC_STAT, &segment) != 0) return Error::from_errno(errno, "look at " + describe(record));
   const bool differs = segment.shm_perm.uid != record.uid || segment.shm_perm.gid != record.gid ||
                        (segment.shm_perm.mode & kPermissions) != (record.mode & kPermissions);
+  const ::ipc_perm ours = segment.shm_perm;
   segment.shm_perm.uid = record.uid;
   segment.shm_perm.gid = record.gid;
   segment.shm_perm.mode = static_cast<decltype(segment.shm_perm.mode)>(record.mode & kPermissions);
-  if (differs && ::shmctl(record.id, IPC_SET, &segment) != 0) {
+  const auto set = [&](::shmid_ds& to) { return ::shmctl(record.id, IPC_SET, &to) == 0; };
+  if (differs && !set_status(segment, segment.shm_perm, ours, set)) {
     return Error::from_errno(errno, "set owner and mode of " + describe(record));
   }
   if (record.locked && ::shmctl(record.id, SHM_LOCK, nullptr) != 0) {

@@ -16,6 +16,7 @@
 #include "resource/checkpoint_context.h"
 #include "resource/system_v/ipc_namespace.h"
 #include "resource/system_v/next_id.h"
+#include "resource/system_v/set_status.h"
 
 #ifndef MSG_COPY
 #define MSG_COPY 040000
@@ -176,7 +177,8 @@ Result<void> reset_semaphores(const SemaphoreSetRecord& set, const ::semid_ds& s
   if (before != set.values && ::semctl(id, 0, SETALL, SemaphoreArgument{.values = values.data()}) < 0) {
     return Error::from_errno(errno, fmt::format("set System V semaphores {}", id));
   }
-  if (!other_owner || ::semctl(id, 0, IPC_SET, SemaphoreArgument{.status = &wanted}) == 0) return {};
+  const auto set_ids = [id](::semid_ds& to) { return ::semctl(id, 0, IPC_SET, SemaphoreArgument{.status = &to}) == 0; };
+  if (!other_owner || set_status(wanted, wanted.sem_perm, status.sem_perm, set_ids)) return {};
   return Error::from_errno(errno, fmt::format("set owner and mode of System V semaphores {}", id));
 }
 
@@ -222,9 +224,11 @@ Result<void> make_queue(const SystemVQueueRecord& queue, RestartContext& context
   if (id != queue.owner.id) return taken("message queue", queue.owner);
   ::msqid_ds status{};
   if (::msgctl(id, IPC_STAT, &status) != 0) return Error::from_errno(errno, "look at a System V message queue");
+  const ::ipc_perm ours = status.msg_perm;
   const bool differs = set_owner(queue.owner, status.msg_perm, status) || status.msg_qbytes != queue.max_bytes;
   status.msg_qbytes = queue.max_bytes;
-  if (differs && ::msgctl(id, IPC_SET, &status) != 0) {
+  const auto set_ids = [id](::msqid_ds& to) { return ::msgctl(id, IPC_SET, &to) == 0; };
+  if (differs && !set_status(status, status.msg_perm, ours, set_ids)) {
     return Error::from_errno(errno, fmt::format("set owner, mode and size of System V queue {}", id))
         .with_help("raise kernel.msgmnb, or run as root");
   }

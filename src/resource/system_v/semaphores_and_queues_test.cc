@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "resource/system_v/semaphores_and_queues.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
+#include <cstdio>
+#include <fstream>
 
 #include "arch/x86_64/registers.h"
 #include "resource/testing/round_trip.h"
@@ -152,6 +158,38 @@ TEST(SystemV, AFailedRestartLeavesSemaphoresAsTheyWere) {
   const auto again = restore(ours);
   ASSERT_TRUE(again) << again.error().to_string();
   EXPECT_EQ(::semctl(objects.semaphores, 1, GETVAL), 1);
+}
+
+// In namespaces of its own, where no other user exists. Returns an exit status.
+int restore_objects_of_others() {
+  constexpr int kSkipped = 77;
+  const std::string uids = fmt::format("0 {} 1", ::geteuid()), gids = fmt::format("0 {} 1", ::getegid());
+  if (::unshare(CLONE_NEWUSER | CLONE_NEWIPC) != 0) return kSkipped;
+  std::ofstream("/proc/self/setgroups") << "deny";
+  std::ofstream("/proc/self/uid_map") << uids;
+  std::ofstream("/proc/self/gid_map") << gids;
+  const SystemVOwner owner{.id = 3, .key = 0, .mode = 006, .uid = 54321, .gid = 54321};
+  const SystemVRecord others{.semaphores = {{.owner = owner, .values = {5}}},
+                             .queues = {{.owner = owner, .max_bytes = 4096}}};
+  const auto made = restore(others, RestartEnd::kCompleted);
+  if (!made && made.error().code() == Errc::kNotPermitted) return kSkipped;
+  ::semid_ds semaphores{};
+  ::msqid_ds queue{};
+  const bool right = made && ::semctl(3, 0, IPC_STAT, &semaphores) == 0 && ::msgctl(3, IPC_STAT, &queue) == 0 &&
+                     semaphores.sem_perm.mode == 0606 && queue.msg_perm.mode == 0606 && ::semctl(3, 0, GETVAL) == 5;
+  if (!made) std::fprintf(stderr, "%s\n", made.error().to_string().c_str());
+  return right ? 0 : 1;
+}
+
+TEST(SystemV, WhoOwnedAnObjectNeedNotExistInTheNamespace) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) ::_exit(restore_objects_of_others());
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  if (WEXITSTATUS(status) == 77) GTEST_SKIP() << "no namespaces here";
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST(SystemV, HostileRecordsAreRefused) {
