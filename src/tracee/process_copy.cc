@@ -188,7 +188,8 @@ Result<void> TracedProcess::find_lost_midwife(const Patience& patience) {
   const std::size_t number = offsetof(HealArea, operations.wait_midwife) + offsetof(arch::GateOp, args);
   const auto address = RemotePtr<std::uint64_t>(remote_heal_area(gate_.carrier_slot(), number));
   const std::uint64_t inner = STASIS_TRY(memory_->load(address));
-  if (inner == kNobody) return {};
+  // 0: what was to be done for her did not even get there, and nobody was born.
+  if (inner == 0 || inner >= kNobody) return {};
   const auto found = find_child(proc_, static_cast<std::int64_t>(inner), !own_pid_namespace_);
   if (!found) return {};
   TracedThread lost = TracedThread::adopt(*found);
