@@ -15,6 +15,7 @@
 #include <optional>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "resource/insist.h"
 
 namespace stasis {
@@ -62,13 +63,17 @@ class ScopedPlain {
   ScopedPlain& operator=(ScopedPlain&&) = delete;
   ~ScopedPlain() {
     if (pair_.master < 0) return;
-    (void)set_termios(pair_.master, before_).has_value();
-    if (packets_ != 0) (void)set_packets(pair_.master, 1).has_value();
+    say_if_failed(set_termios(pair_.master, before_));
+    if (packets_ != 0) say_if_failed(set_packets(pair_.master, 1));
   }
   const ::termios2& before() const { return before_; }
 
  private:
   ScopedPlain(const PtyPair& pair, const ::termios2& before) : pair_(pair), before_(before) {}
+  // A destructor can't fail, but nobody is to search for why a terminal behaves otherwise.
+  void say_if_failed(const Result<void>& put_back) const {
+    if (!put_back) log::info("terminal", "{} is not as it was: {}", name_of(pair_), put_back.error().to_string());
+  }
 
   PtyPair pair_;
   ::termios2 before_;
@@ -77,19 +82,20 @@ class ScopedPlain {
 
 // poll(2), which a signal to us must not end: taking it for "nothing waits" would put what is left behind what was
 // taken.
-bool is_ready(int fd, short events, int milliseconds = 0) {
+Result<bool> is_ready(int fd, short events, int milliseconds = 0) {
   pollfd poll{.fd = fd, .events = events, .revents = 0};
   int found = 0;
   do {
     found = insist([&] { return ::poll(&poll, 1, milliseconds); });
   } while (found < 0 && errno == EINTR);
+  if (found < 0) return Error::from_errno(errno, "ask whether a terminal is ready");
   return found > 0 && (poll.revents & events) != 0;
 }
 
 // One read(2) of what waits; nullopt: nothing does.
 Result<std::optional<std::vector<std::byte>>> read_once(int fd) {
   std::vector<std::byte> bytes(1 << 16);
-  if (!is_ready(fd, POLLIN)) return std::nullopt;
+  if (!STASIS_TRY(is_ready(fd, POLLIN))) return std::nullopt;
   ssize_t got = 0;
   do {
     got = insist([&] { return ::read(fd, bytes.data(), bytes.size()); });
@@ -117,7 +123,8 @@ Result<void> check_size(std::size_t bytes) {
 
 Result<void> write_all(int fd, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    if (!is_ready(fd, POLLOUT, kPatienceMs)) return Error(Errc::kTimeout, "a terminal does not take its old contents");
+    if (!STASIS_TRY(is_ready(fd, POLLOUT, kPatienceMs)))
+      return Error(Errc::kTimeout, "a terminal does not take its old contents");
     const ssize_t put = insist([&] { return ::write(fd, bytes.data(), bytes.size()); });
     if (put < 0 && errno != EAGAIN && errno != EINTR) return Error::from_errno(errno, "write to a terminal");
     if (put > 0) bytes = bytes.subspan(static_cast<std::size_t>(put));
@@ -163,12 +170,15 @@ cc_t take_free(std::bitset<256>& used) {
 Result<void> wait_until_taken(const PtyPair& pair, const ::termios2& settings) {
   const auto stop = static_cast<std::byte>(settings.c_cc[VSTOP]), start = static_cast<std::byte>(settings.c_cc[VSTART]);
   STASIS_TRY(write_all(pair.master, std::span(&stop, 1)));
-  for (int waited = 0; is_ready(pair.slave, POLLOUT); ++waited) {
-    if (waited == kPatienceMs * 10) return Error(Errc::kTimeout, "a terminal does not take its old input");
+  Result<bool> waits = is_ready(pair.slave, POLLOUT);
+  for (int waited = 0; waits && *waits && waited < kPatienceMs * 10; ++waited) {
     ::usleep(100);
+    waits = is_ready(pair.slave, POLLOUT);
   }
+  // Whatever came of it: a terminal that stays stopped would be our doing.
   STASIS_TRY(write_all(pair.master, std::span(&start, 1)));
-  if (is_ready(pair.slave, POLLOUT, kPatienceMs)) return {};
+  if (STASIS_TRY(std::move(waits))) return Error(Errc::kTimeout, "a terminal does not take its old input");
+  if (STASIS_TRY(is_ready(pair.slave, POLLOUT, kPatienceMs))) return {};
   return Error(Errc::kTimeout, "a terminal does not go on");
 }
 
@@ -277,11 +287,11 @@ Result<UniqueFd> open_slave(int master, std::uint32_t flags) {
 }
 
 Result<std::vector<std::byte>> copy_output(const PtyPair& pair) {
-  const bool can_put_back = is_ready(pair.slave, POLLOUT);
+  const bool can_put_back = STASIS_TRY(is_ready(pair.slave, POLLOUT));
   std::vector<std::byte> output;
   const auto take = [&]() -> Result<void> {
     const ScopedPlain scope = STASIS_TRY(ScopedPlain::take(pair));
-    if (!is_ready(pair.master, POLLIN)) return {};
+    if (!STASIS_TRY(is_ready(pair.master, POLLIN))) return {};
     if (!can_put_back) return jammed();
     return read_all(pair.master, output);
   };
@@ -302,7 +312,7 @@ Result<void> put_output(const PtyPair& pair, std::span<const std::byte> output) 
 
 Result<std::vector<TerminalLineRecord>> copy_input(const PtyPair& pair) {
   // With output stopped, the arrival of what is put back could not be seen.
-  if (!is_ready(pair.slave, POLLOUT)) return jammed();
+  if (!STASIS_TRY(is_ready(pair.slave, POLLOUT))) return jammed();
   std::vector<TerminalLineRecord> input;
   const auto take = [&]() -> Result<void> {
     const ScopedPlain scope = STASIS_TRY(ScopedPlain::take(pair));
