@@ -17,11 +17,13 @@ child = os.fork()
 if child == 0:
     os.close(writer)
     near.close()
+    far.send(b".")
     os.read(reader, 1)
     os._exit(0)
 os.close(reader)
 far_number = far.fileno()
 far.close()
+near.recv(1)  # the child has closed what is not its own
 numbers = (parent, child, reader, writer, data.fileno(), near.fileno(), far_number, SIZE)
 with open("numbers.new", "w") as file:
     print(*numbers, file=file)
