@@ -130,7 +130,8 @@ bool operated_on(HostPid pid, std::int64_t start, std::span<const UsedSemaphores
 // that ever made a thread has a list (CLONE_SYSVSEM). One of several threads is suspected of what it did last.
 Result<bool> may_undo_semaphores(const ProcDir& proc, std::size_t threads, const UsedSemaphores& semaphores) {
   if (semaphores.sets().empty()) return false;
-  if (threads != 1) return operated_on(proc.pid(), STASIS_TRY(started_at(proc)), semaphores.sets());
+  const bool had_threads = threads != 1 || proc.leader_has_ended();
+  if (had_threads) return operated_on(proc.pid(), STASIS_TRY(started_at(proc)), semaphores.sets());
   const auto order = kernel::kcmp(kernel::KcmpType::kSysvSem, proc.live_tid(), semaphores.without_list());
   return order && *order != std::partial_ordering::equivalent;
 }

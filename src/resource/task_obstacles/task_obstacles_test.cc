@@ -256,18 +256,60 @@ TEST(TaskObstacles, WhatAProcessCanChangeUnseenIsFoundOnceItStands) {
   ::semctl(set, 0, IPC_RMID);
 }
 
-TEST(TaskObstacles, ThreadsAloneDoNotLookLikeSemaphoreUndo) {
-  const int set = ::semget(IPC_PRIVATE, 1, 0600);
-  {
-    Child threaded([] {
-      std::thread([] {
-        for (;;) ::pause();
-      }).detach();
-      return true;
-    });
-    EXPECT_THAT(obstacles_of(threaded.pid()), IsEmpty());
+// A set on which somebody else, namely we, has operated: while there is none, nobody is asked.
+class UsedSet {
+ public:
+  UsedSet() : id_(::semget(IPC_PRIVATE, 1, 0600)) {
+    sembuf up{.sem_num = 0, .sem_op = 1, .sem_flg = 0};
+    if (id_ >= 0) {
+      EXPECT_EQ(::semop(id_, &up, 1), 0);
+    }
   }
-  if (set >= 0) ::semctl(set, 0, IPC_RMID);
+  ~UsedSet() { ::semctl(id_, 0, IPC_RMID); }
+  bool there() const { return id_ >= 0; }
+
+ private:
+  int id_;
+};
+
+TEST(TaskObstacles, ThreadsAloneDoNotLookLikeSemaphoreUndo) {
+  const UsedSet used;
+  if (!used.there()) GTEST_SKIP() << "no System V semaphores here";
+  Child threaded([] {
+    std::thread([] {
+      for (;;) ::pause();
+    }).detach();
+    return true;
+  });
+  EXPECT_THAT(obstacles_of(threaded.pid()), IsEmpty());
+}
+
+// In the freeze the one thread that is left is all there is to count.
+TEST(TaskObstacles, NeitherDoesTheThreadThatOutlivedItsLeader) {
+  const UsedSet used;
+  if (!used.there()) GTEST_SKIP() << "no System V semaphores here";
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    std::thread([] {
+      for (;;) ::pause();
+    }).detach();
+    ::syscall(SYS_exit, 0);  // of this thread alone
+  }
+  ASSERT_TRUE(comes_true([&] {
+    const auto found = kernel::ProcDir::open(HostPid(pid));
+    return found && found->status()->zombie();
+  }));
+  {
+    const auto proc = *kernel::ProcDir::open(HostPid(pid));
+    const auto status = *proc.status();
+    const Observer observer = *Observer::here();
+    const auto semaphores = *UsedSemaphores::look();
+    const auto facts = look_at_frozen_task({proc, status, 1, TaskFacts{}}, observer, semaphores);
+    ASSERT_TRUE(facts) << facts.error().to_string();
+    EXPECT_FALSE(facts->semaphore_undo);
+  }
+  ::kill(pid, SIGKILL);
+  ::waitpid(pid, nullptr, 0);
 }
 
 TEST(TaskObstacles, OurOwnAncestorsAreNamed) {
